@@ -1,0 +1,302 @@
+"""Projected gradient descent, once, for every norm, start, momentum and objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from art_ext.errors import ConfigError
+from art_ext.parts.noise import Keys
+from art_ext.parts.norms import Eps, Linf, Norm, lp, per_example
+from art_ext.parts.objectives import Objective, Score, ce
+from art_ext.types import Adversarial, Forward
+
+BNMode = Literal["eval", "train"]
+Keep = Literal["last", "best"]
+
+
+class Attack(Protocol):
+    """Finds a perturbation by raising a score.
+
+    `bn` is the mode of the network's normalisation layers while crafting; `objective` is None for
+    an attack that brings its own (an ART attack behind an adapter).
+    """
+
+    @property
+    def objective(self) -> Objective | None: ...
+
+    @property
+    def bn(self) -> BNMode: ...
+
+    def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
+        """Attacks x (N, C, H, W); `mask` (broadcastable to x, in [0, 1]) says where it may change."""
+        ...
+
+
+class Start(Protocol):
+    """Where an attack starts."""
+
+    @property
+    def clamped(self) -> bool:
+        """Whether the start is put into the ball and the box before the first pass."""
+        ...
+
+    def __call__(self, norm: Norm, keys: Keys, x: Tensor, eps: Eps) -> Tensor:
+        """The first perturbation, shaped as x."""
+        ...
+
+
+@dataclass(frozen=True)
+class UniformStart:
+    """A random point of the ball (Madry et al., ICLR 2018)."""
+
+    clamped = True
+
+    def __call__(self, norm: Norm, keys: Keys, x: Tensor, eps: Eps) -> Tensor:
+        return norm.uniform(keys, x, eps)
+
+    def __str__(self) -> str:
+        return "uniform"
+
+
+@dataclass(frozen=True)
+class GaussianStart:
+    """x + sigma N(0, 1), not clamped before the first pass (TRADES, Zhang et al., ICML 2019)."""
+
+    sigma: float = 0.001
+    clamped = False
+
+    def __call__(self, norm: Norm, keys: Keys, x: Tensor, eps: Eps) -> Tensor:
+        return self.sigma * keys.normal(tuple(x.shape[1:])).to(x.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.sigma:g} N(0, 1)"
+
+
+@dataclass(frozen=True)
+class ZeroStart:
+    """The clean image itself."""
+
+    clamped = True
+
+    def __call__(self, norm: Norm, keys: Keys, x: Tensor, eps: Eps) -> Tensor:
+        return torch.zeros_like(x)
+
+    def __str__(self) -> str:
+        return "zero"
+
+
+STARTS: dict[str, Start] = {"uniform": UniformStart(), "gaussian": GaussianStart(), "zero": ZeroStart()}
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent (Madry et al., ICLR 2018), with the options of its descendants.
+
+    1. delta from `start`, projected onto the ball, then the box.
+    2. `steps` times: a step of `step_size` along the steepest ascent of the score in the norm,
+       then the ball, then the box.
+    3. keep the last iterate (training), or per example the best one (evaluation): one that
+       achieves the attack's aim before one that does not, then the highest score.
+    With `restarts` above 1, steps 1 to 3 repeat with other noise and each example keeps its best.
+
+    Attributes:
+        norm: the ball; its eps may be drawn per example or batch.
+        step_size: in clip-value units, or None for 2.5 eps / steps, for each example's own eps.
+        momentum: decay mu of MI-FGSM: g <- mu g + grad / |grad|_1 (Dong et al., CVPR 2018, eq. (6)).
+        clip: smallest and largest pixel value.
+        stop_when_wrong: with keep="best", drop examples from the work once the aim is achieved;
+            faster, and the same examples succeed.
+    """
+
+    norm: Norm
+    steps: int = 10
+    step_size: float | None = None
+    objective: Objective = ce
+    start: Start = field(default_factory=UniformStart)
+    restarts: int = 1
+    momentum: float = 0.0
+    keep: Keep = "last"
+    bn: BNMode = "eval"
+    clip: tuple[float, float] = (0.0, 1.0)
+    stop_when_wrong: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.step_size is not None and self.step_size <= 0:
+            raise ConfigError(f"step_size must be above 0, got {self.step_size}")
+        if self.momentum < 0:
+            raise ConfigError(f"momentum must not be negative, got {self.momentum}")
+        if self.stop_when_wrong and self.keep != "best":
+            raise ConfigError("stop_when_wrong needs keep='best', since the last iterate is not looked at otherwise")
+
+    @property
+    def cost(self) -> int:
+        """Forward and backward passes per example, at most."""
+        return self.steps * self.restarts
+
+    def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
+        eps = self.norm.radius(keys, x)
+        if mask is not None:
+            mask = torch.as_tensor(mask, dtype=x.dtype, device=x.device).expand_as(x)
+        if self.restarts == 1 and self.keep == "last":
+            adv = self._once(net, x, score, keys.stream("start", 0), eps, mask, None)
+            return Adversarial(adv, adv - x)
+        best = Best(x)
+        for restart in range(self.restarts):
+            rows = best.open_rows() if self.stop_when_wrong else None
+            if rows is not None and len(rows) == 0:
+                break
+            self._restart(net, x, score, keys.stream("start", restart), eps, mask, best, rows)
+        return Adversarial(best.x, best.x - x)
+
+    def _restart(
+        self,
+        net: Forward,
+        x: Tensor,
+        score: Score,
+        keys: Keys,
+        eps: Eps,
+        mask: Tensor | None,
+        best: Best,
+        rows: Tensor | None,
+    ) -> None:
+        if rows is not None and len(rows) < len(x):
+            part = best.part(rows)
+            own_eps = eps[rows] if isinstance(eps, Tensor) else eps
+            self._once(net, x[rows], score[rows], keys[rows], own_eps, None if mask is None else mask[rows], part)
+            best.merge(rows, part)
+            return
+        last = self._once(net, x, score, keys, eps, mask, best if self.keep == "best" else None)
+        if self.keep == "last":
+            with torch.no_grad():
+                out = net(last)
+            best.consider(last, score.value(out), score.wrong(out), aim_first=False)
+
+    def _once(
+        self, net: Forward, x: Tensor, score: Score, keys: Keys, eps: Eps, mask: Tensor | None, best: Best | None
+    ) -> Tensor:
+        """One run from one start; returns the last iterate and shows every iterate to `best`."""
+        walk = Walk.of(self, x, eps, mask)
+        adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped or best is not None)
+        velocity = torch.zeros_like(x) if self.momentum else None
+        for _ in range(self.steps):
+            if self.stop_when_wrong and best is not None and len(best.open_rows()) == 0:
+                return adv
+            adv.requires_grad_()
+            out = net(adv)
+            value = score.value(out)
+            (grad,) = torch.autograd.grad(value.sum(), adv)
+            adv = adv.detach()
+            if best is not None:
+                best.consider(adv, value.detach(), score.wrong(out))
+            if velocity is not None:
+                velocity.mul_(self.momentum).add_(grad / per_example(lp(grad, 1)).clamp(min=1e-12))
+                grad = velocity
+            adv = walk.step(adv, grad)
+        if best is not None:
+            with torch.no_grad():
+                out = net(adv)
+            best.consider(adv, score.value(out), score.wrong(out))
+        return adv
+
+    def __str__(self) -> str:
+        size = "2.5 eps / steps" if self.step_size is None else f"{self.step_size:g}"
+        parts = [str(self.norm), f"{self.steps} steps of {size}", f"on {self.objective}", f"start {self.start}"]
+        if self.restarts > 1:
+            parts.append(f"{self.restarts} restarts")
+        if self.momentum:
+            parts.append(f"momentum {self.momentum:g}")
+        return f"PGD({', '.join(parts)}, keeps {self.keep}, bn {self.bn})"
+
+
+@dataclass
+class Walk:
+    """The geometry of one run: bounds that are computed once, and the step."""
+
+    attack: PGD
+    x: Tensor
+    eps: Eps
+    mask: Tensor | None
+    low: Tensor
+    high: Tensor
+    size: Eps
+
+    @classmethod
+    def of(cls, attack: PGD, x: Tensor, eps: Eps, mask: Tensor | None) -> Walk:
+        low, high = (torch.tensor(bound, dtype=x.dtype, device=x.device) for bound in attack.clip)
+        size: Eps = 2.5 * eps / attack.steps if attack.step_size is None else attack.step_size
+        if not isinstance(attack.norm, Linf):
+            return cls(attack, x, eps, mask, low, high, size)
+        # In L-inf, ball and box are one box a pixel; a mask narrows it.
+        reach = eps if mask is None else mask * eps
+        return cls(attack, x, eps, mask, torch.maximum(x - reach, low), torch.minimum(x + reach, high), size)
+
+    def begin(self, delta: Tensor, *, clamped: bool) -> Tensor:
+        if self.mask is not None:
+            delta = delta * self.mask
+        return self._inside(self.x + delta) if clamped else self.x + delta
+
+    def step(self, adv: Tensor, grad: Tensor) -> Tensor:
+        """Owns `adv`, which is overwritten in L-inf."""
+        norm = self.attack.norm
+        if isinstance(norm, Linf):
+            direction = grad.sign()
+            if isinstance(self.size, Tensor):
+                adv.addcmul_(direction, self.size)
+            else:
+                adv.add_(direction, alpha=self.size)
+            return torch.clamp(adv, self.low, self.high, out=adv)
+        if self.mask is not None:
+            grad = grad * self.mask
+        if norm.skips_saturated:
+            grad = grad.masked_fill(((adv >= self.high) & (grad > 0)) | ((adv <= self.low) & (grad < 0)), 0)
+        return self._inside(adv + norm.steepest(grad) * self.size)
+
+    def _inside(self, adv: Tensor) -> Tensor:
+        if isinstance(self.attack.norm, Linf):
+            return torch.clamp(adv, self.low, self.high)
+        return (self.x + self.attack.norm.project(adv - self.x, self.eps)).clamp_(self.low, self.high)
+
+
+class Best:
+    """Per example, the best adversarial example so far."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x.clone()
+        self.value = torch.full((len(x),), float("-inf"), device=x.device, dtype=x.dtype)
+        self.wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+
+    def consider(self, x: Tensor, value: Tensor, wrong: Tensor, *, aim_first: bool = True) -> None:
+        """Keeps x where it achieves the aim and the best does not, or is alike and scores higher."""
+        better = value > self.value
+        if aim_first:
+            better = (wrong & ~self.wrong) | ((wrong == self.wrong) & better)
+        torch.where(per_example(better), x, self.x, out=self.x)
+        self.value = torch.where(better, value.to(self.value.dtype), self.value)
+        self.wrong = torch.where(better, wrong, self.wrong)
+
+    def open_rows(self) -> Tensor:
+        """Indices of the examples whose aim is not achieved yet."""
+        return (~self.wrong).nonzero().squeeze(1)
+
+    def part(self, rows: Tensor) -> Best:
+        part = Best(self.x[rows])
+        part.value, part.wrong = self.value[rows], self.wrong[rows]
+        return part
+
+    def merge(self, rows: Tensor, part: Best) -> None:
+        self.x[rows], self.value[rows], self.wrong[rows] = part.x, part.value, part.wrong
+
+
+def for_evaluation(attack: PGD, **changes: object) -> PGD:
+    """The same attack as an evaluation runs it: best iterate per example, eval-mode normalisation,
+    the largest eps of a range."""
+    norm = replace(attack.norm, eps=attack.norm.largest)
+    settings: dict[str, object] = {"norm": norm, "keep": "best", "bn": "eval", "stop_when_wrong": True, **changes}
+    return replace(attack, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""Random numbers that are keyed, not streamed.
+
+Each value is a hash of (seed, draw, stream, EXAMPLE INDEX, pixel), so an example meets the same
+noise whatever the batch size, the shard, the rank, the device, or where a run was resumed.
+The hash is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), written in int64 tensor arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    value &= _MASK
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_MUL_1 = _signed(0xBF58476D1CE4E5B9)
+_MUL_2 = _signed(0x94D049BB133111EB)
+
+
+def mix(z: Tensor) -> Tensor:
+    """SplitMix64's finalizer on int64 words: a bijection that scatters neighbouring words."""
+    z = (z ^ (z >> 30 & (1 << 34) - 1)) * _MUL_1
+    z = (z ^ (z >> 27 & (1 << 37) - 1)) * _MUL_2
+    return z ^ (z >> 31 & (1 << 33) - 1)
+
+
+def mix_int(*parts: int) -> int:
+    """The same hash over plain integers, folded from left to right: one signed 64-bit word."""
+    word = 0
+    for part in parts:
+        word = (word + _GOLDEN + part) & _MASK
+        word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _MASK
+        word ^= word >> 31
+    return _signed(word)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys of one batch's noise.
+
+    Attributes:
+        seed: the run's seed.
+        draw: what makes two visits of one example differ: the epoch, in training.
+        index: (N,) int64, the examples' indices in their data set.
+        salt: the streams folded in so far.
+        step: the batch's number, for draws that are shared by a batch.
+    """
+
+    seed: int
+    draw: int
+    index: Tensor
+    salt: int = 0
+    step: int = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: slice | Tensor) -> Keys:
+        return replace(self, index=self.index[rows])
+
+    def stream(self, name: str, number: int = 0) -> Keys:
+        """An independent set of keys: one for each use ("start", "radius") and restart."""
+        return replace(self, salt=mix_int(self.salt, zlib.crc32(name.encode()), number))
+
+    def of_batch(self) -> Keys:
+        """Keys by (seed, step): every example of the batch draws the same number."""
+        return replace(self, draw=self.step, index=torch.zeros_like(self.index))
+
+    def words(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
+        """(N, *shape) hashed int64 words."""
+        pixels = math.prod(shape)
+        base = mix_int(self.seed, self.draw, self.salt, lane)
+        example = mix(self.index * _signed(_GOLDEN) + base)
+        pixel = torch.arange(1, pixels + 1, device=self.index.device) * _signed(_GOLDEN)
+        return mix(example[:, None] + pixel).reshape(len(self), *shape)
+
+    def uniform(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
+        """(N, *shape) float32 in [0, 1), with 24 random bits each."""
+        return (self.words(shape, lane) >> 40 & (1 << 24) - 1).to(torch.float32) * 2.0**-24
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """(N, *shape) float32 standard normal numbers (Box and Muller, 1958)."""
+        radius = torch.sqrt(-2 * torch.log1p(-self.uniform(shape, lane=1)))
+        return radius * torch.cos(2 * math.pi * self.uniform(shape, lane=2))

@@ -1,0 +1,176 @@
+"""Balls around an image: radius, projection, steepest ascent, and uniform points.
+
+All functions are batched: `delta` and `grad` are (N, C, H, W), `eps` a number or (N, 1, 1, 1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from art_ext.errors import ConfigError, unknown
+from art_ext.parts.noise import Keys
+from art_ext.parts.ranges import Uniform, largest
+
+Eps = float | Tensor
+TINY = 1e-12
+"""Smallest norm that is divided by: a zero gradient gives a zero step, not NaN."""
+
+
+def per_example(values: Tensor) -> Tensor:
+    """(N,) to (N, 1, 1, 1), so that it broadcasts over images."""
+    return values.reshape(-1, 1, 1, 1)
+
+
+def lp(delta: Tensor, p: float) -> Tensor:
+    """(N,) the p-norm of each example."""
+    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), p, dim=1)
+    return norms
+
+
+def project_l2(delta: Tensor, eps: Eps) -> Tensor:
+    """The nearest point of the L2 ball."""
+    return delta * (eps / per_example(lp(delta, 2)).clamp(min=TINY)).clamp(max=1)
+
+
+def project_l1(delta: Tensor, eps: Eps) -> Tensor:
+    """The nearest point of the L1 ball (Duchi et al., ICML 2008, fig. 1: soft thresholding)."""
+    size = delta.abs().flatten(1)
+    radius = torch.as_tensor(eps, dtype=delta.dtype, device=delta.device).reshape(-1, 1)
+    ordered = size.sort(dim=1, descending=True).values
+    rank = torch.arange(1, size.shape[1] + 1, device=delta.device, dtype=delta.dtype)
+    threshold = (ordered.cumsum(1) - radius) / rank
+    last = (ordered > threshold).sum(1, keepdim=True).clamp(min=1) - 1
+    cut = threshold.gather(1, last).clamp(min=0)
+    shrunk = delta.sign() * per_example_rows((size - cut).clamp(min=0), delta)
+    inside = per_example(size.sum(1) <= radius.squeeze(1))
+    return torch.where(inside, delta, shrunk)
+
+
+def per_example_rows(flat: Tensor, like: Tensor) -> Tensor:
+    """(N, D) back to the shape of `like`."""
+    return flat.reshape(like.shape)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A ball of radius `eps`, in clip-value units.
+
+    Raises:
+        ConfigError: unless eps > 0.
+    """
+
+    eps: float | Uniform
+    name: ClassVar[str]
+    order: ClassVar[float]
+    skips_saturated: ClassVar[bool] = False
+    """Whether ascent must not spend its budget on pixels that already touch the box."""
+
+    def __post_init__(self) -> None:
+        if largest(self.eps) <= 0:
+            raise ConfigError(f"eps must be above 0, got {self.eps}; leave the attack out to train on clean images")
+
+    @property
+    def largest(self) -> float:
+        return largest(self.eps)
+
+    def radius(self, keys: Keys, like: Tensor) -> Eps:
+        """The radius of each example: eps itself, or (N, 1, 1, 1) draws from its range."""
+        if isinstance(self.eps, Uniform):
+            return per_example(self.eps.draw(keys)).to(like.dtype)
+        return self.eps
+
+    def of(self, delta: Tensor) -> Tensor:
+        """(N,) the norm of each perturbation."""
+        return lp(delta, self.order)
+
+    def project(self, delta: Tensor, eps: Eps) -> Tensor:
+        raise NotImplementedError
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        """The unit step of steepest ascent in this norm; zero where the gradient is zero."""
+        raise NotImplementedError
+
+    def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
+        """One random point of the ball per example."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return f"{self.name}({self.eps:g})" if isinstance(self.eps, float) else f"{self.name}({self.eps})"
+
+
+@dataclass(frozen=True)
+class Linf(Norm):
+    name = "linf"
+    order = float("inf")
+
+    def project(self, delta: Tensor, eps: Eps) -> Tensor:
+        radius = torch.as_tensor(eps, dtype=delta.dtype, device=delta.device)
+        return delta.clamp(-radius, radius)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        return grad.sign()
+
+    def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
+        """Each pixel from U(-eps, eps)."""
+        return (2 * keys.uniform(tuple(like.shape[1:])) - 1).to(like.dtype) * eps
+
+
+@dataclass(frozen=True)
+class L2(Norm):
+    name = "l2"
+    order = 2.0
+
+    def project(self, delta: Tensor, eps: Eps) -> Tensor:
+        return project_l2(delta, eps)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        return grad / per_example(lp(grad, 2)).clamp(min=TINY)
+
+    def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
+        """A normal direction, at a distance eps u^(1/D) with u from U(0, 1)."""
+        direction = keys.normal(tuple(like.shape[1:])).to(like.dtype)
+        distance = keys.uniform((), lane=3).to(like.dtype) ** (1 / direction[0].numel())
+        return self.steepest(direction) * per_example(distance) * eps
+
+
+@dataclass(frozen=True)
+class L1(Norm):
+    """Its steepest ascent is SLIDE's: equal steps on the `share` of pixels with the largest
+    gradients (Tramer and Boneh, NeurIPS 2019, section 5)."""
+
+    share: float = 0.05
+    name = "l1"
+    order = 1.0
+    skips_saturated = True
+
+    def project(self, delta: Tensor, eps: Eps) -> Tensor:
+        return project_l1(delta, eps)
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        flat = grad.flatten(1)
+        count = max(1, round(self.share * flat.shape[1]))
+        top = flat.abs().topk(count, dim=1)
+        chosen = torch.zeros_like(flat).scatter(1, top.indices, flat.gather(1, top.indices).sign())
+        return per_example_rows(chosen, grad) / per_example(lp(chosen, 1)).clamp(min=TINY)
+
+    def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
+        """Exponential magnitudes with random signs, spread over the ball by an extra exponential."""
+        shape = tuple(like.shape[1:])
+        size = -torch.log1p(-keys.uniform(shape, lane=1)).to(like.dtype)
+        sign = torch.where(keys.uniform(shape, lane=2) < 0.5, -1.0, 1.0).to(like.dtype)
+        spare = -torch.log1p(-keys.uniform((), lane=3)).to(like.dtype)
+        return sign * size / per_example(size.flatten(1).sum(1) + spare).clamp(min=TINY) * eps
+
+
+NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2, L1)}
+
+
+def norm_named(name: str, eps: float | Uniform) -> Norm:
+    """The norm that recipes call `name`."""
+    if name not in NORMS:
+        raise ConfigError(unknown("norm", name, NORMS))
+    return NORMS[name](eps)

@@ -1,0 +1,351 @@
+"""The plan: a record of parts in typed slots, with the ingredient that set each.
+
+Ingredients build a plan by `fill`, `reshape`, `alter`, `wrap`, `phase`, `help` and `tune`, in any
+order; each returns a new plan. `compose` checks it and gives the parts the engine asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from art_ext.errors import ComposeError, ConfigError, Problem, unknown
+from art_ext.parts.attacks import Attack
+from art_ext.parts.criteria import Criterion, CrossEntropy
+from art_ext.parts.objectives import of_criterion
+from art_ext.parts.risks import Clean, Risk
+from art_ext.parts.targets import Target
+from art_ext.types import Facts, Outputs, Progress
+
+if TYPE_CHECKING:
+    from art_ext.engine.step import Step
+    from art_ext.ingredient import Ingredient
+
+
+class Update(Protocol):
+    """What one batch does to the weights, in terms of the step's verbs."""
+
+    def __call__(self, step: Step) -> None: ...
+
+
+class Descend:
+    """One descent on the risk: the default update."""
+
+    def __call__(self, step: Step) -> None:
+        step.descend(step.risk())
+
+    def __str__(self) -> str:
+        return "descend"
+
+
+class Detector(Protocol):
+    """Scores inputs for rejection at test time; high scores are kept."""
+
+    def fit(self, out: Outputs, y: Tensor) -> None: ...
+
+    def score(self, out: Outputs) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an epoch is judged by, on held-out data, in [0, 1]."""
+
+    clean: float
+    robust: float | None = None
+    """Worst case under the method's own adversary; None without a threat."""
+    n: int = 0
+
+
+Selection = Callable[[Scores], tuple[float, ...]]
+
+
+def worst_case(scores: Scores) -> tuple[float, ...]:
+    """Robust accuracy first; clean accuracy settles ties, and stands alone without a threat."""
+    return (scores.clean if scores.robust is None else scores.robust, scores.clean)
+
+
+Surgery = Callable[[nn.Module], nn.Module]
+Wrap = Callable[[Update], Update]
+Stratum = Literal["step", "average"]
+SLOTS = ("attack", "criterion", "risk", "target", "update", "detectors", "selection")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Parts that hold until an epoch and then give way to the filled slots."""
+
+    owner: str
+    until_epoch: int
+    slots: Mapping[str, Any]
+    reset_optimizer: bool = False
+
+
+@dataclass(frozen=True)
+class Helper:
+    """An extra network that is trained beside the classifier and dropped after it."""
+
+    owner: str
+    name: str
+    module: nn.Module
+    optimizer: Callable[[Iterable[nn.Parameter]], Any]
+
+
+@dataclass(frozen=True)
+class _Alteration:
+    owner: str
+    slot: str
+    change: Callable[[Any], Any]
+
+
+@dataclass(frozen=True)
+class _Wrapper:
+    owner: str
+    make: Wrap
+    stratum: Stratum
+    needs: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The composed plan: what the engine asks for."""
+
+    criterion: Criterion
+    risk: Risk
+    target: Target
+    update: Update
+    selection: Selection
+    attack: Attack | None = None
+    detectors: tuple[Detector, ...] = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Extra outputs that the parts read."""
+        objective = None if self.attack is None else self.attack.objective
+        return self.criterion.needs | (frozenset() if objective is None else objective.needs)
+
+    def at(self, progress: Progress) -> Parts:
+        """The parts at a moment; those that depend on progress have `at(progress)`."""
+        changed = {}
+        for slot in ("attack", "criterion", "risk", "target"):
+            part = getattr(self, slot)
+            if hasattr(part, "at"):
+                changed[slot] = part.at(progress)
+        return replace(self, **changed) if changed else self
+
+
+def _empty() -> Mapping[str, Any]:
+    return MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training method, as a value. Built fresh for every fit."""
+
+    facts: Facts
+    slots: Mapping[str, Any] = field(default_factory=_empty)
+    owners: Mapping[str, str] = field(default_factory=_empty)
+    surgery: tuple[tuple[str, Surgery], ...] = ()
+    alterations: tuple[_Alteration, ...] = ()
+    wrappers: tuple[_Wrapper, ...] = ()
+    phases: tuple[Phase, ...] = ()
+    helpers: tuple[Helper, ...] = ()
+    settings: Mapping[str, tuple[str, Any]] = field(default_factory=_empty)
+    problems: tuple[Problem, ...] = ()
+    used: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, ingredients: Sequence[Ingredient], facts: Facts) -> Plan:
+        """Applies the ingredients in order.
+
+        Raises:
+            ComposeError: with every problem, each naming the ingredients it is about.
+        """
+        plan = cls(facts)
+        for ingredient in ingredients:
+            if ingredient.name in plan.used:
+                plan = plan._problem(f"{ingredient.name} is listed twice; keep one", ingredient.name)
+                continue
+            plan = replace(ingredient.apply(plan), used=(*plan.used, ingredient.name))
+        problems = plan.check()
+        if problems:
+            raise ComposeError(problems)
+        return plan
+
+    def fill(self, by: Ingredient, **parts: Any) -> Plan:
+        """Fills slots; a slot that another ingredient filled is a problem that names both."""
+        plan = self
+        for slot, part in parts.items():
+            if slot not in SLOTS:
+                raise ConfigError(unknown("slot", slot, SLOTS))
+            owner = plan.owners.get(slot)
+            if owner is not None:
+                plan = plan._problem(
+                    f"{owner} and {by.name} both set the {slot}; remove one of them", owner, by.name
+                )
+                continue
+            plan = replace(plan, slots={**plan.slots, slot: part}, owners={**plan.owners, slot: by.name})
+        return plan
+
+    def reshape(self, by: Ingredient, *surgery: Surgery) -> Plan:
+        """Changes the network before training; surgeries of all ingredients run in order."""
+        return replace(self, surgery=(*self.surgery, *((by.name, cut) for cut in surgery)))
+
+    def alter(self, by: Ingredient, slot: str, change: Callable[[Any], Any]) -> Plan:
+        """Changes a part that another ingredient owns, or will own: kept until the plan is composed."""
+        if slot not in SLOTS:
+            raise ConfigError(unknown("slot", slot, SLOTS))
+        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change)))
+
+    def wrap(
+        self, by: Ingredient, make: Wrap, stratum: Stratum = "step", needs: Iterable[str] = ()
+    ) -> Plan:
+        """Wraps the update; later wraps go outside, and stratum "average" (EMA, SWA) is outermost.
+
+        `needs` may hold "adversarial rows".
+        """
+        return replace(self, wrappers=(*self.wrappers, _Wrapper(by.name, make, stratum, frozenset(needs))))
+
+    def phase(self, by: Ingredient, until_epoch: int, *, reset_optimizer: bool = False, **parts: Any) -> Plan:
+        """Other parts until an epoch; then the filled slots, with a fresh optimizer and schedule if asked."""
+        if until_epoch <= 0:
+            return self
+        return replace(self, phases=(*self.phases, Phase(by.name, until_epoch, parts, reset_optimizer)))
+
+    def help(self, by: Ingredient, name: str, module: nn.Module, optimizer: Callable[..., Any]) -> Plan:
+        """Adds a helper network; the engine moves, wraps, schedules and saves it."""
+        return replace(self, helpers=(*self.helpers, Helper(by.name, name, module, optimizer)))
+
+    def tune(self, by: Ingredient, **settings: Any) -> Plan:
+        """Proposes train settings; the recipe's own `train:` wins over them."""
+        plan = self
+        for key, value in settings.items():
+            owner, known = plan.settings.get(key, (None, value))
+            if owner is not None and known != value:
+                plan = plan._problem(
+                    f"{owner} sets train.{key} to {known} and {by.name} to {value}; remove one of them", owner, by.name
+                )
+                continue
+            plan = replace(plan, settings={**plan.settings, key: (by.name, value)})
+        return plan
+
+    def object_to(self, *problems: Problem) -> Plan:
+        """Records objections, of an ingredient or of a plugin's `art_ext_check_plan`."""
+        return replace(self, problems=(*self.problems, *problems))
+
+    def owner(self, slot: str) -> str:
+        """Who set a slot, or "the default"."""
+        return self.owners.get(slot, "the default")
+
+    def wraps(self) -> list[tuple[str, Update]]:
+        """The update's layers from the innermost out, each with its owner."""
+        update: Update = self.slots.get("update", Descend())
+        layers = [(self.owner("update"), update)]
+        ordered = sorted(self.wrappers, key=lambda w: w.stratum == "average")
+        for wrapper in ordered:
+            update = wrapper.make(update)
+            layers.append((wrapper.owner, update))
+        return layers
+
+    def compose(self, epoch: float | None = None) -> Parts:
+        """The parts that hold at an epoch, or after all phases."""
+        slots = dict(self.slots)
+        for phase in self._active(epoch):
+            slots.update(phase.slots)
+        slots.setdefault("criterion", CrossEntropy())
+        slots.setdefault("risk", Clean())
+        slots.setdefault("target", Target())
+        slots.setdefault("selection", worst_case)
+        for change in self.alterations:
+            if change.slot in slots:
+                slots[change.slot] = change.change(slots[change.slot])
+        attack = slots.get("attack")
+        if attack is not None and attack.objective is of_criterion:
+            slots["attack"] = replace(attack, objective=slots["criterion"].adversaries[0])
+        known = {f.name for f in fields(Parts)}
+        return Parts(**{k: v for k, v in slots.items() if k in known and k != "update"}, update=self.wraps()[-1][1])
+
+    def warmup_epochs(self) -> int:
+        """Epochs before the last phase ends; they are left out of the choice of the best epoch."""
+        return max((phase.until_epoch for phase in self.phases), default=0)
+
+    def check(self) -> list[Problem]:
+        """All reasons why this plan cannot be trained."""
+        found = list(self.problems)
+        for epoch in (None, *(phase.until_epoch - 1 for phase in self.phases)):
+            for problem in self._contradictions(self.compose(epoch)):
+                if problem not in found:
+                    found.append(problem)
+        return found
+
+    def _contradictions(self, parts: Parts) -> Iterable[Problem]:
+        criterion, risk, target = (self.owner(slot) for slot in ("criterion", "risk", "target"))
+        if parts.target.gives_distributions and not parts.criterion.takes_distributions:
+            yield Problem(
+                f"{criterion} needs one true class per example, but {target} supplies class distributions; "
+                "remove one of them, or use the criterion ce",
+                (criterion, target),
+            )
+        if parts.risk.needs_adversarial and parts.attack is None:
+            yield Problem(f"{risk} needs adversarial examples, but nothing sets an attack; add one that does", (risk,))
+        if "criterion" in self.owners and not parts.risk.uses_criterion:
+            yield Problem(
+                f"{risk} brings its own loss and would ignore the criterion of {criterion}; remove one of them",
+                (risk, criterion),
+            )
+        if parts.risk.compares_outputs and parts.criterion.saturates_softmax:
+            yield Problem(
+                f"{risk} compares softmax outputs, but the logits of {criterion} saturate them, so its gradient is 0; "
+                "use a risk that applies the criterion to adversarial rows instead",
+                (risk, criterion),
+            )
+        for wrapper in self.wrappers:
+            if "adversarial rows" in wrapper.needs and not parts.risk.needs_adversarial:
+                yield Problem(
+                    f"{wrapper.owner} needs adversarial examples, but {risk} trains on clean rows; "
+                    "add an ingredient that trains on an attack",
+                    (wrapper.owner, risk),
+                )
+
+    def _active(self, epoch: float | None) -> list[Phase]:
+        return [] if epoch is None else [phase for phase in self.phases if epoch < phase.until_epoch]
+
+    def _problem(self, message: str, *names: str) -> Plan:
+        return self.object_to(Problem(message, names))
+
+    def describe(self) -> list[tuple[str, str, str]]:
+        """(slot, part, owner) of every slot, phases and settings included: what `explain` prints."""
+        parts = self.compose()
+        lines = [(f"surgery {i + 1}", _name(cut), owner) for i, (owner, cut) in enumerate(self.surgery)]
+        for slot in ("attack", "criterion", "risk", "target"):
+            lines.append((slot, _name(getattr(parts, slot)), self._owners_of(slot)))
+        lines.append(("update", " around ".join(_name(u) for _, u in reversed(self.wraps())), self._update_owners()))
+        lines += [("detector", _name(d), self.owner("detectors")) for d in parts.detectors]
+        lines.append(("selection", _name(parts.selection), self.owner("selection")))
+        for phase in self.phases:
+            held = ", ".join(f"{slot} {_name(part)}" for slot, part in phase.slots.items())
+            fresh = ", then a fresh optimizer and schedule" if phase.reset_optimizer else ""
+            lines.append((f"until epoch {phase.until_epoch}", held + fresh, phase.owner))
+        lines += [(f"helper {h.name}", type(h.module).__name__, h.owner) for h in self.helpers]
+        lines += [(f"train.{key}", str(value), owner) for key, (owner, value) in self.settings.items()]
+        return lines
+
+    def _owners_of(self, slot: str) -> str:
+        altered = [a.owner for a in self.alterations if a.slot == slot and slot in self.slots]
+        return ", altered by ".join([self.owner(slot), *altered])
+
+    def _update_owners(self) -> str:
+        return " around ".join(owner for owner, _ in reversed(self.wraps()))
+
+
+def _name(part: object) -> str:
+    if part is None:
+        return "none"
+    if type(part).__str__ is not object.__str__ and not callable(getattr(part, "__code__", None)):
+        text = str(part)
+        if not text.startswith("<"):
+            return text
+    return getattr(part, "__name__", type(part).__name__)
