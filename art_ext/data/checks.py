@@ -55,9 +55,7 @@ def check_images(x: Tensor | npt.NDArray[Any], clip: tuple[float, float] | None,
         )
 
 
-def check_labels(
-    y: object, n_classes: int | None, n: int | None, what: str = "y", *, training: bool = False
-) -> Tensor:
+def check_labels(y: object, n_classes: int | None, n: int | None, what: str = "y", *, training: bool = False) -> Tensor:
     """Labels as class indices, (N,) int64.
 
     Args:

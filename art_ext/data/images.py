@@ -213,8 +213,7 @@ class DatasetImages:
             pixels = pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         if pixels.ndim != 3:
             raise DataError(
-                f"image {row} of {type(self.dataset).__name__} has the shape {tuple(pixels.shape)}; "
-                "(C, H, W) is needed"
+                f"image {row} of {type(self.dataset).__name__} has the shape {tuple(pixels.shape)}; (C, H, W) is needed"
             )
         return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
 

@@ -35,27 +35,29 @@ def digits_on_photos(options: DatasetOptions) -> Data:
     """
     pixels, y = _digits()
     images = blend(pixels, _photos(), _SEED)
-    return _halves(
-        "digits_on_photos", Bytes(images), y, "scikit-learn load_digits on crops of load_sample_images"
-    )
+    return _halves("digits_on_photos", Bytes(images), y, "scikit-learn load_digits on crops of load_sample_images")
 
 
 def blend(digits: Tensor, photos: Sequence[Tensor], seed: int) -> Tensor:
     """Digits (N, 1, 8, 8) in [0, 1] on crops of photos (3, H, W) in [0, 1]: bytes (N, 3, 32, 32).
 
-    The ink is a colour that is much lighter or much darker than the crop, laid on with 65 to 90
-    per cent cover; the background shines through.
+    The crop loses a third of its contrast on the side where the ink is (a dark crop its lights),
+    and the ink, of a light or dark colour, covers 75 to 95 per cent: so every digit can be read.
     """
     n = len(digits)
     keys = Keys(seed, 0, torch.arange(n))
-    mask = _placed(digits, keys.stream("place").uniform((4,)))
+    # strokes are grey at 8x8; a gain makes them as solid as they look
+    mask = (1.4 * _placed(digits, keys.stream("place").uniform((4,)))).clamp(max=1)
     crops = _crops(photos, keys.stream("crop").uniform((4,)), 32)
     draw = keys.stream("ink").uniform((4,))
-    light = crops.mean(dim=(1, 2, 3)) < 0.5
-    tint = 0.35 * draw[:, :3]
-    ink = torch.where(light[:, None], 1 - tint, tint)[:, :, None, None]
-    cover = mask * (0.65 + 0.25 * draw[:, 3])[:, None, None, None]
-    return ((1 - cover) * crops + cover * ink).mul(255).round().clamp(0, 255).to(torch.uint8)
+    grey = (crops * torch.tensor([0.30, 0.59, 0.11])[:, None, None]).sum(1, keepdim=True)
+    behind = (grey * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)
+    light = (behind < 0.5)[:, None, None, None]
+    ink = (0.25 * draw[:, :3])[:, :, None, None]
+    ink = torch.where(light, 1 - ink, ink)
+    ground = torch.where(light, 0.67 * crops, 0.33 + 0.67 * crops)
+    cover = mask * (0.75 + 0.2 * draw[:, 3])[:, None, None, None]
+    return ((1 - cover) * ground + cover * ink).mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def _placed(digits: Tensor, draw: Tensor) -> Tensor:

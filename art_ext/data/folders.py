@@ -1,0 +1,115 @@
+"""Image files in folders, read while training: Tiny ImageNet and any folder with a folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from art_ext.data.entry import Data, DatasetOptions, Split, digest_of
+from art_ext.data.images import Files
+from art_ext.data.readers import find_folder
+from art_ext.errors import DataError
+
+__all__ = ["image_folder", "tiny_imagenet"]
+
+
+def tiny_imagenet(options: DatasetOptions) -> Data:
+    """Tiny ImageNet (200 classes, 3x64x64); its labelled validation images are the test set.
+
+    Read from root/tiny-imagenet-200: wnids.txt, words.txt, train/WNID/images/*.JPEG,
+    val/val_annotations.txt and val/images.
+    """
+    root = options.folder("tiny_imagenet")
+    needed = ["wnids.txt", "words.txt", "train", "val/val_annotations.txt", "val/images"]
+    get = f"unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip into {root}"
+    folder = find_folder("tiny_imagenet", root, ["tiny-imagenet-200"], needed, get)
+    wnids = (folder / "wnids.txt").read_text().split()
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    words = dict(line.split("\t")[:2] for line in _lines(folder / "words.txt", columns=2))
+
+    train: list[tuple[Path, int]] = []
+    for wnid in wnids:
+        files = sorted((folder / "train" / wnid / "images").glob("*.JPEG"))
+        if not files:
+            raise DataError(f"there is no .JPEG in {folder / 'train' / wnid / 'images'}, the class {wnid}; {get}")
+        train += [(file, label_of[wnid]) for file in files]
+    test: list[tuple[Path, int]] = []
+    annotations = folder / "val" / "val_annotations.txt"
+    for line in _lines(annotations, columns=2):
+        file, wnid = line.split("\t")[:2]
+        if wnid not in label_of:
+            raise DataError(f"{annotations} gives {file} the class {wnid}, which wnids.txt lacks; {get}")
+        test.append((folder / "val" / "images" / file, label_of[wnid]))
+    return _data("tiny_imagenet", folder, train, test, [words.get(wnid, wnid) for wnid in wnids], options.size)
+
+
+def image_folder(options: DatasetOptions) -> Data:
+    """Any images as root/train/CLASS/* and root/val/CLASS/* (or root/test/CLASS/*).
+
+    Without `size` all images must be equally large.
+    """
+    root = options.folder("image_folder")
+    layout = f"data image_folder needs {root / 'train'}/CLASS/* and {root / 'val'}/CLASS/* (or test for val)"
+    held = next((root / part for part in ("val", "test") if (root / part).is_dir()), None)
+    if not (root / "train").is_dir() or held is None:
+        lacks = "train" if not (root / "train").is_dir() else "val and test"
+        raise DataError(f"{layout}; there is no {lacks} in {root}, so make the folders or set another root")
+    train, names = _samples(root / "train", layout)
+    test, test_names = _samples(held, layout)
+    strangers = sorted(set(test_names) - set(names))
+    if strangers:
+        raise DataError(
+            f"{held} has the class {strangers[0]}, which {root / 'train'} lacks; add training images or remove it"
+        )
+    test = [(file, names.index(test_names[label])) for file, label in test]
+    return _data("image_folder", root, train, test, names, options.size)
+
+
+def _samples(folder: Path, layout: str) -> tuple[list[tuple[Path, int]], list[str]]:
+    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+
+    try:
+        names, numbers = find_classes(str(folder))
+        samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS)
+    except FileNotFoundError as error:
+        reason = " ".join(str(error).split()).rstrip(".").replace(" Supported extensions are", "; known endings are")
+        raise DataError(f"{layout}; {reason}") from None
+    return [(Path(file), label) for file, label in samples], names
+
+
+def _lines(file: Path, columns: int) -> list[str]:
+    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for number, line in enumerate(lines, 1):
+        if len(line.split("\t")) < columns:
+            raise DataError(
+                f"line {number} of {file} has fewer than {columns} columns between tabs; get the file again"
+            )
+    return lines
+
+
+def _data(
+    name: str,
+    root: Path,
+    train: Sequence[tuple[Path, int]],
+    test: Sequence[tuple[Path, int]],
+    class_names: Sequence[str],
+    size: int | None,
+) -> Data:
+    def split(samples: Sequence[tuple[Path, int]]) -> Split:
+        if not samples:
+            raise DataError(f"data {name} has no images for one of its parts in {root}; get it again")
+        return Split(Files([file for file, _ in samples], size), torch.tensor([label for _, label in samples]))
+
+    listing = (
+        f"{file.relative_to(root).as_posix()} {_size(file)} {label}" for part in (train, test) for file, label in part
+    )
+    return Data(name, split(train), split(test), tuple(class_names), digest_of(listing), str(root))
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        raise DataError(f"the image {file} is listed but not there; get the data again") from None
