@@ -1,0 +1,99 @@
+"""All that a plugin's author may import.
+
+A plugin is one package with one or more `Ingredient`s, a hook that returns them, and one entry
+point in the group `art_ext`; see the README for one in twenty lines.
+"""
+
+from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, Problem
+from art_ext.ingredient import (
+    Count,
+    Ingredient,
+    NonNegative,
+    Number,
+    Paper,
+    Positive,
+    Radius,
+    Share,
+)
+from art_ext.parts.attacks import PGD, Attack, GaussianStart, Start, UniformStart, ZeroStart
+from art_ext.parts.criteria import Criterion, CrossEntropy
+from art_ext.parts.norms import L1, L2, Linf, Norm, norm_named
+from art_ext.parts.objectives import (
+    Objective,
+    Score,
+    ce,
+    cw,
+    dlr_ratio,
+    kl_divergence,
+    kl_to_clean,
+    largest_other,
+    margin,
+    objective_named,
+    of_criterion,
+)
+from art_ext.parts.ranges import Uniform
+from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
+from art_ext.parts.targets import Target
+from art_ext.plan import Plan, Scores, Update, worst_case
+from art_ext.types import Adversarial, Facts, Outputs, Progress, Rows, View, Views, offer
+
+__all__ = [
+    "L1",
+    "L2",
+    "PGD",
+    "Adversarial",
+    "Attack",
+    "Augment",
+    "Clean",
+    "ComposeError",
+    "ConfigError",
+    "Count",
+    "Criterion",
+    "CrossEntropy",
+    "DataError",
+    "Facts",
+    "GaussianStart",
+    "Ingredient",
+    "Linf",
+    "Madry",
+    "Mixed",
+    "ModelError",
+    "NonNegative",
+    "Norm",
+    "Number",
+    "Objective",
+    "Outputs",
+    "Paper",
+    "Plan",
+    "Positive",
+    "Problem",
+    "Progress",
+    "Radius",
+    "Risk",
+    "Rows",
+    "Score",
+    "Scores",
+    "Share",
+    "Start",
+    "Target",
+    "Terms",
+    "Uniform",
+    "UniformStart",
+    "Update",
+    "View",
+    "Views",
+    "ZeroStart",
+    "both",
+    "ce",
+    "cw",
+    "dlr_ratio",
+    "kl_divergence",
+    "kl_to_clean",
+    "largest_other",
+    "margin",
+    "norm_named",
+    "objective_named",
+    "of_criterion",
+    "offer",
+    "worst_case",
+]

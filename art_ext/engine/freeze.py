@@ -1,0 +1,235 @@
+"""Crafting without weight gradients: the network frozen in place, or a twin that shares its storage."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from art_ext.engine.net import Net
+from art_ext.parts.attacks import BNMode
+from art_ext.types import Forward, Outputs
+
+logger = logging.getLogger(__name__)
+
+Foldable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+
+
+@contextmanager
+def frozen(module: nn.Module, bn: BNMode = "eval") -> Iterator[None]:
+    """No parameter asks for a gradient, and every layer is in the given mode; restored in any case."""
+    modes = [(part, part.training) for part in module.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    module.train(bn == "train")
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+def alias(net: Net) -> Net:
+    """A copy of the module tree in eval mode that shares every tensor and asks for no gradients.
+
+    The source may stay in train mode; its in-place updates are seen here at once.
+    """
+    memo: dict[int, object] = {id(b): b for b in net.buffers()}
+    memo.update({id(p): nn.Parameter(p.detach(), requires_grad=False) for p in net.parameters()})
+    return copy.deepcopy(net, memo).eval()
+
+
+class Twin:
+    """An eval-mode alias of a network for crafting, its batch norms folded into the layers before them.
+
+    w' = w g / sqrt(var + eps) and b' = (b - mean) g / sqrt(var + eps) + beta are written into the
+    twin's own tensors by `refresh`; all other tensors are shared with the source. Which pairs may
+    be folded is read off one traced pass and then proven: on a copy with random statistics the
+    folded logits must equal the plain ones. Where they do not, nothing is folded.
+
+    Args:
+        net: the source.
+        example: (n, C, H, W), for the traced pass.
+    """
+
+    def __init__(self, net: Net, example: Tensor) -> None:
+        self.source = net
+        self.net = alias(net)
+        self._shared = self._addresses(self.net)
+        names = foldable_pairs(self.net, example)
+        self.folded = names if names and folding_is_exact(net, names, example) else []
+        self._pairs = [Pair(net, self.net, *pair) for pair in self.folded]
+
+    def __call__(self, x: Tensor) -> Outputs:
+        out: Outputs = self.net(x)
+        return out
+
+    @property
+    def stale(self) -> bool:
+        """Whether the source got new tensors since (`p.data = ...`), so that a new twin is needed."""
+        return self._addresses(self.source) != self._shared
+
+    @torch.no_grad()
+    def refresh(self) -> Forward:
+        """Folds the source's present weights and statistics."""
+        for pair in self._pairs:
+            pair.fold()
+        return self
+
+    def _addresses(self, net: Net) -> list[int]:
+        # Called on the twin before anything is folded, on the source afterwards: equal while shared.
+        return [t.data_ptr() for t in (*net.parameters(), *net.buffers())]
+
+
+class Pair:
+    """A layer and the batch norm behind it; `fold` writes both into the twin's layer."""
+
+    def __init__(self, source: nn.Module, twin: nn.Module, layer: str, norm: str) -> None:
+        self.layer: Foldable = source.get_submodule(layer)  # type: ignore[assignment]
+        self.norm: _BatchNorm = source.get_submodule(norm)  # type: ignore[assignment]
+        target = twin.get_submodule(layer)
+        weight = self.layer.weight.detach().clone()
+        if weight.ndim == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        target.weight = nn.Parameter(weight, requires_grad=False)
+        target.bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
+        self.weight, self.bias = target.weight.data, target.bias.data
+        replace_everywhere(twin, twin.get_submodule(norm), _behind(twin.get_submodule(norm)))
+
+    def fold(self) -> None:
+        norm = self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var + norm.eps)
+        if norm.weight is not None:
+            scale = scale * norm.weight
+        torch.mul(self.layer.weight, scale.reshape(-1, *[1] * (self.weight.ndim - 1)), out=self.weight)
+        offset = norm.running_mean if self.layer.bias is None else norm.running_mean - self.layer.bias
+        torch.mul(offset, scale, out=self.bias).neg_()
+        if norm.bias is not None:
+            self.bias.add_(norm.bias)
+
+
+def _behind(norm: nn.Module) -> nn.Module:
+    """What of a norm layer remains after folding: nothing, or the activation that timm puts inside it."""
+    inside = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(part, nn.Module)]
+    return nn.Sequential(*inside) if inside else nn.Identity()
+
+
+def replace_everywhere(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts `new` wherever `old` is registered below the root."""
+    for parent in list(root.modules()):
+        for name, child in list(parent.named_children()):
+            if child is old:
+                setattr(parent, name, new)
+
+
+def _plain_norm(module: nn.Module) -> bool:
+    # A subclass may do anything in its forward; timm's carries `drop` and `act` and is understood.
+    known = type(module).forward in (_BatchNorm.forward, nn.BatchNorm2d.forward) or hasattr(module, "act")
+    return isinstance(module, _BatchNorm) and known and module.running_mean is not None
+
+
+@torch.no_grad()
+def foldable_pairs(net: nn.Module, example: Tensor) -> list[tuple[str, str]]:
+    """(layer, batch norm) names where, in one pass, the norm reads exactly what the layer wrote."""
+    names = {module: name for name, module in net.named_modules()}
+    written: dict[int, tuple[nn.Module, Tensor, int]] = {}
+    calls: dict[nn.Module, int] = {}
+    found: list[tuple[nn.Module, nn.Module]] = []
+
+    def after_layer(module: nn.Module, args: tuple[Tensor, ...], out: Tensor) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        written[id(out)] = (module, out, _version(out))
+
+    def before_norm(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        calls[module] = calls.get(module, 0) + 1
+        layer, _, version = written.get(id(args[0]), (None, None, -1))
+        if layer is not None and version == _version(args[0]):
+            found.append((layer, module))
+
+    handles = []
+    for module in names:
+        if isinstance(module, Foldable):
+            handles.append(module.register_forward_hook(after_layer))
+        elif _plain_norm(module):
+            handles.append(module.register_forward_pre_hook(before_norm))
+    try:
+        net(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(names[a], names[b]) for a, b in found if calls[a] == calls[b] == 1]
+
+
+def _version(tensor: Tensor) -> int:
+    return int(tensor._version)
+
+
+@torch.no_grad()
+def folding_is_exact(net: Net, pairs: list[tuple[str, str]], example: Tensor) -> bool:
+    """Whether folding these pairs keeps the logits, on a copy with random statistics and input.
+
+    Fresh statistics (mean 0, variance 1) would hide a wrong pair.
+    """
+    plain = copy.deepcopy(net).eval()
+    generator = torch.Generator().manual_seed(0)
+
+    def random(like: Tensor, low: float, high: float) -> Tensor:
+        return torch.rand(like.shape, generator=generator).mul_(high - low).add_(low).to(like)
+
+    for module in plain.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.copy_(random(module.running_mean, -0.5, 0.5))
+            module.running_var.copy_(random(module.running_var, 0.5, 1.5))
+            if module.weight is not None:
+                module.weight.copy_(random(module.weight, 0.5, 1.5))
+                module.bias.copy_(random(module.bias, -0.5, 0.5))
+    folded = alias(plain)
+    for layer, norm in pairs:
+        Pair(plain, folded, layer, norm).fold()
+    x = random(example, 0.0, 1.0)
+    expected, got = plain(x).logits, folded(x).logits
+    return torch.allclose(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+class Crafter:
+    """Lends out networks for attacks: without weight gradients, folded where that is proven exact.
+
+    A twin is kept from one loan to the next; it is made anew for another network, or after the
+    network got new tensors.
+    """
+
+    def __init__(self, fold: bool = True) -> None:
+        self.fold = fold
+        self._twin: Twin | None = None
+
+    @property
+    def folded(self) -> int:
+        """How many batch norms the present twin has folded."""
+        return 0 if self._twin is None else len(self._twin.folded)
+
+    @contextmanager
+    def __call__(self, net: Net, bn: BNMode, example: Tensor) -> Iterator[Forward]:
+        twin = self._twin_of(net, example) if bn == "eval" and self.fold else None
+        if twin is not None:
+            yield twin.refresh()
+            return
+        with frozen(net, bn):
+            yield net
+
+    def _twin_of(self, net: Net, example: Tensor) -> Twin | None:
+        if self._twin is None or self._twin.source is not net or self._twin.stale:
+            try:
+                self._twin = Twin(net, example[:2])
+            except Exception as error:  # any module may refuse to be copied or traced: it is attacked as it is
+                logger.info("crafting on the network itself, since its twin could not be made: %s", error)
+                self.fold, self._twin = False, None
+        return self._twin

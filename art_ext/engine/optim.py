@@ -1,0 +1,108 @@
+"""Optimizers by name, and learning-rate schedules as pure functions of progress."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_ext.errors import ConfigError, unknown
+
+Schedule = Callable[[float, float], float]
+"""(epochs done, epochs in all) of the present phase, both real numbers, to a factor of the base rate."""
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+FUSED = ("sgd", "adam", "adamw", "adagrad")
+
+
+def make_optimizer(name: str, parameters: Iterable[nn.Parameter], options: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """An optimizer that recipes call `name`, fused where torch can.
+
+    Raises:
+        ConfigError: on an unknown name or an option that the optimizer does not take.
+    """
+    if name not in OPTIMIZERS:
+        raise ConfigError(unknown("optimizer", name, OPTIMIZERS))
+    settings = {"fused": True, **options} if name in FUSED else dict(options)
+    try:
+        return OPTIMIZERS[name](parameters, **settings)  # type: ignore[call-arg]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer {name}: {error}") from None
+
+
+def constant() -> Schedule:
+    """The base rate throughout."""
+    return lambda epoch, epochs: 1.0
+
+
+def steps(milestones: Iterable[float], factor: float = 0.1) -> Schedule:
+    """The rate is multiplied by `factor` at each milestone, given in epochs."""
+    borders = sorted(milestones)
+    return lambda epoch, epochs: factor ** sum(epoch >= border for border in borders)
+
+
+def cosine(warmup: float = 0.0, final: float = 0.0) -> Schedule:
+    """A linear rise over `warmup` epochs, then half a cosine down to `final`."""
+
+    def at(epoch: float, epochs: float) -> float:
+        if epoch < warmup:
+            return (epoch + 1e-3) / warmup
+        share = (epoch - warmup) / max(epochs - warmup, 1e-9)
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+    return at
+
+
+def one_cycle(peak_at: float = 0.3, start: float = 0.04, final: float = 4e-6) -> Schedule:
+    """Cosine from `start` up to 1 at `peak_at` of the epochs, then cosine down to `final` (Smith, 2018)."""
+
+    def at(epoch: float, epochs: float) -> float:
+        share = min(epoch / epochs, 1.0)
+        low, high, part = (start, 1.0, share / peak_at) if share < peak_at else (
+            final, 1.0, 1 - (share - peak_at) / (1 - peak_at))
+        return low + (high - low) * 0.5 * (1 - math.cos(math.pi * part))
+
+    return at
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "steps": steps,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+
+
+def make_schedule(name: str, options: Mapping[str, Any]) -> Schedule:
+    """The schedule that recipes call `name`.
+
+    Raises:
+        ConfigError: on an unknown name or option.
+    """
+    if name not in SCHEDULES:
+        raise ConfigError(unknown("schedule", name, SCHEDULES))
+    try:
+        return SCHEDULES[name](**options)
+    except TypeError as error:
+        raise ConfigError(f"schedule {name}: {error}") from None
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's rate becomes its base rate times the factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * factor
+
+
+def remember_rates(optimizer: torch.optim.Optimizer) -> None:
+    """Each group's present rate becomes its base rate."""
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])

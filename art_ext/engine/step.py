@@ -1,0 +1,115 @@
+"""The engine's handle for one batch: craft, look, descend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from art_ext.errors import ConfigError
+from art_ext.parts.noise import Keys
+from art_ext.parts.objectives import ce
+from art_ext.types import Adversarial, Outputs, View, Views
+
+if TYPE_CHECKING:
+    from art_ext.engine.fit import Fit
+
+
+class Step:
+    """One batch of one fit. Updates are written in its verbs.
+
+    Attributes:
+        x, y: the batch, clean: (N, C, H, W) pixels and (N,) class indices.
+        keys: the keys of its noise, one per example.
+        logs: sums over the batch's rows, on the device: "loss", "loss/<term>", "correct/<view>", "rows/<view>".
+    """
+
+    def __init__(self, fit: Fit, x: Tensor, y: Tensor, index: Tensor) -> None:
+        self.fit, self.run, self.parts, self.net = fit, fit.run, fit.parts, fit.net
+        self.x, self.y = fit.run.layout(x), y
+        self.keys = Keys(fit.run.seed, fit.run.epoch, index, step=fit.run.step)
+        self.logs: dict[str, Tensor] = {}
+        self._memo: Adversarial | None = None
+        self._memo_version = -1
+
+    def craft(self) -> Adversarial:
+        """The adversarial twins of the rows that the risk attacks; kept while the weights stand still."""
+        if self._memo is not None and self._memo_version == self.run.weights_version:
+            return self._memo
+        rows, attack = self.parts.risk.rows(len(self.x)).adv, self.parts.attack
+        if rows is None or attack is None:
+            raise ConfigError("this update needs adversarial rows, but the risk trains on clean rows alone")
+        x, y = self.x[rows], self.y[rows]
+        if len(x) == 0:
+            return Adversarial(x, torch.zeros_like(x))
+        with self.run.crafting(self.net, attack.bn, x) as net:
+            score = (attack.objective or ce).bind(net, x, y)
+            self._memo = attack.craft(net, x, score, self.keys[rows])
+        self._memo_version = self.run.weights_version
+        return self._memo
+
+    def forward(self, x: Tensor) -> Outputs:
+        """One wrapped pass over images outside the risk's rows."""
+        outs: list[Outputs] = self.fit.wrapped([x], joint=True)
+        return outs[0]
+
+    def views(self, adv: Adversarial | None) -> Views:
+        """Clean and adversarial rows after ONE wrapped call, with their targets."""
+        risk, k = self.parts.risk, self.fit.plan.facts.n_classes
+        rows = risk.rows(len(self.x))
+        parts: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
+        if rows.clean is not None and len(self.y[rows.clean]):
+            parts["clean"] = (self.x[rows.clean], self.y[rows.clean], None)
+        if rows.adv is not None and adv is not None and len(adv.x):
+            parts["adv"] = (adv.x, self.y[rows.adv], adv.delta)
+        outs = self.fit.wrapped([x for x, _, _ in parts.values()], joint=risk.joint)
+        made = {
+            name: View(out, y, self.parts.target(y, k, delta))
+            for out, (name, (_, y, delta)) in zip(outs, parts.items(), strict=True)
+        }
+        self._count_correct(made)
+        return Views(made.get("clean"), made.get("adv"))
+
+    def risk(self, adv: Adversarial | None = None) -> Tensor:
+        """The loss of this batch: the sum of the risk's terms, each watched and logged."""
+        if adv is None and self.parts.risk.needs_adversarial:
+            adv = self.craft()
+        terms = self.parts.risk(self.views(adv), self.parts.criterion)
+        return self.total(terms)
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of named terms, which are watched for NaN and logged."""
+        self.run.watch_finite(dict(terms))
+        loss = torch.stack(list(terms.values())).sum()
+        n = len(self.x)
+        for name, value in {**{f"loss/{name}": v for name, v in terms.items()}, "loss": loss}.items():
+            self.log(name, value.detach() * n)
+        return loss
+
+    def log(self, name: str, value: Tensor) -> None:
+        """Adds a sum over the batch's rows; the epoch shows it per row."""
+        self.logs[name] = self.logs[name] + value if name in self.logs else value
+
+    def backward(self, loss: Tensor) -> None:
+        self.fit.optimizer.zero_grad(set_to_none=True)
+        self.run.backward(loss)
+
+    def apply(self) -> None:
+        """One optimizer step with the gradients that are there."""
+        self.run.step_optimizer(self.fit.wrapped, self.fit.optimizer)
+
+    def descend(self, loss: Tensor) -> None:
+        self.backward(loss)
+        self.apply()
+
+    def helper(self, name: str) -> tuple[Any, Any]:
+        """A helper network and its optimizer."""
+        return self.fit.helpers[name]
+
+    @torch.no_grad()
+    def _count_correct(self, views: Mapping[str, View]) -> None:
+        for name, view in views.items():
+            self.log(f"correct/{name}", (view.out.logits.argmax(1) == view.y).sum())
+            self.log(f"rows/{name}", torch.full((), len(view.y), device=view.y.device))

@@ -1,0 +1,204 @@
+"""Accuracy under attack, example by example: what is still right after everything was tried."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from art_ext.data.images import Images
+from art_ext.engine.freeze import Crafter, frozen
+from art_ext.engine.net import Net
+from art_ext.engine.run import in_channels_last
+from art_ext.errors import ConfigError
+from art_ext.parts.attacks import PGD, Attack, for_evaluation
+from art_ext.parts.noise import Keys
+from art_ext.parts.norms import Norm, norm_named
+from art_ext.parts.objectives import ce
+from art_ext.plan import Parts, Plan, Scores
+
+BATCH = 256
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of n examples a network gets right.
+
+    Attributes:
+        name: "clean", or the attack's name.
+        right: (n,) bool, in the order of the data.
+        budget: the attack in words, with norm, eps and steps.
+        seconds: wall time.
+    """
+
+    name: str
+    right: Tensor
+    budget: str = ""
+    seconds: float = 0.0
+
+    @property
+    def n(self) -> int:
+        return len(self.right)
+
+    @property
+    def value(self) -> float:
+        return float(self.right.double().mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The exact 95% binomial interval (Clopper and Pearson, 1934)."""
+        from scipy.stats import binomtest
+
+        found = binomtest(int(self.right.sum()), self.n).proportion_ci(CONFIDENCE, method="exact")
+        return float(found.low), float(found.high)
+
+    def as_record(self) -> dict[str, object]:
+        low, high = self.interval
+        return {
+            "attack": self.name,
+            "budget": self.budget,
+            "accuracy": self.value,
+            "low": low,
+            "high": high,
+            "n": self.n,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an attacker may do: a norm and its radius, in clip-value units."""
+
+    norm: str
+    eps: float
+    clip: tuple[float, float] = (0.0, 1.0)
+
+    def ball(self) -> Norm:
+        return norm_named(self.norm, self.eps)
+
+    def __str__(self) -> str:
+        return f"{self.norm} {self.eps:g}"
+
+
+def threat_of(plan: Plan) -> Threat | None:
+    """The threat a plan trains against: its attack's norm, at the largest eps it draws."""
+    norm = getattr(plan.compose().attack, "norm", None)
+    return Threat(norm.name, norm.largest, plan.facts.clip) if isinstance(norm, Norm) else None
+
+
+def batches(images: Images, y: Tensor, device: torch.device, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(x, y, index) in the order of the data, on the device."""
+    for start in range(0, len(y), size):
+        index = torch.arange(start, min(start + size, len(y)))
+        yield in_channels_last(images[index].to(device)), y[index].to(device), index.to(device)
+
+
+class Evaluator:
+    """Attacks one network on one data set; each example's noise is keyed by its index.
+
+    Args:
+        images: N images in the clip range.
+        y: (N,) class indices.
+        seed: of the attacks' noise.
+    """
+
+    def __init__(self, net: Net, images: Images, y: Tensor, *, seed: int = 0, device: torch.device | None = None) -> None:
+        self.net, self.images, self.y, self.seed = net, images, y.cpu(), seed
+        self.device = device or torch.device("cpu")
+        self.crafter = Crafter()
+        self._clean: Tensor | None = None
+
+    def clean(self) -> Accuracy:
+        """Accuracy on the images as they are."""
+        began = time.perf_counter()
+        if self._clean is None:
+            right = [
+                self._predict(x).eq(y).cpu() for x, y, _ in batches(self.images, self.y, self.device)
+            ]
+            self._clean = torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
+        return Accuracy("clean", self._clean, "none", time.perf_counter() - began)
+
+    def under(self, name: str, attack: Attack, *, standing: Tensor | None = None) -> Accuracy:
+        """Accuracy under an attack, which is spared on examples that fell already.
+
+        Args:
+            standing: (N,) bool, which examples are still right; by default those right when clean.
+        """
+        began = time.perf_counter()
+        right = (self.clean().right if standing is None else standing).clone()
+        rows = right.nonzero().squeeze(1)
+        for start in range(0, len(rows), BATCH):
+            index = rows[start : start + BATCH]
+            x, y = in_channels_last(self.images[index].to(self.device)), self.y[index].to(self.device)
+            keys = Keys(self.seed, 0, index.to(self.device))
+            with self.crafter(self.net, attack.bn, x) as net:
+                score = (attack.objective or ce).bind(net, x, y)
+                adv = attack.craft(net, x, score, keys)
+            right[index] = self._predict(adv.x).eq(y).cpu()
+        return Accuracy(name, right, str(attack), time.perf_counter() - began)
+
+    def run(self, attacks: Sequence[tuple[str, Attack]], progress: Callable[[str], None] | None = None) -> list[Accuracy]:
+        """Clean accuracy, then accuracy under each attack on its own."""
+        rows = [self.clean()]
+        for name, attack in attacks:
+            if progress is not None:
+                progress(name)
+            rows.append(self.under(name, attack))
+        return rows
+
+    def _predict(self, x: Tensor) -> Tensor:
+        with frozen(self.net), torch.no_grad():
+            return self.net(x).logits.argmax(1)  # type: ignore[no-any-return]
+
+
+def informed(plan: Plan, threat: Threat, steps: int = 10, restarts: int = 1) -> list[tuple[str, PGD]]:
+    """PGD on each adversary that the plan's criterion declares: what an attacker who knows it would run."""
+    criterion = plan.compose().criterion
+    base = PGD(threat.ball(), steps, restarts=restarts, clip=threat.clip)
+    return [(objective.name, for_evaluation(base, objective=objective)) for objective in criterion.adversaries]
+
+
+class HeldOut:
+    """Scores an epoch on held-out data: clean, and under the method's own adversary.
+
+    Args:
+        threat: None leaves the robust score out.
+        steps: of the adversary.
+    """
+
+    def __init__(
+        self, plan: Plan, images: Images, y: Tensor, threat: Threat | None, *, seed: int = 0, steps: int = 10,
+        device: torch.device | None = None,
+    ) -> None:
+        self.images, self.y, self.seed, self.device = images, y, seed, device
+        self.attack = informed(plan, threat, steps)[0] if threat is not None else None
+
+    def __call__(self, net: Net, parts: Parts, epoch: int) -> Scores:
+        evaluator = Evaluator(net, self.images, self.y, seed=self.seed, device=self.device)
+        clean = evaluator.clean().value
+        robust = evaluator.under(*self.attack).value if self.attack is not None else None
+        return Scores(clean, robust, len(self.y))
+
+
+def worst(rows: Sequence[Accuracy]) -> Tensor:
+    """(N,) bool: right under every one of the rows."""
+    if not rows:
+        raise ConfigError("the worst case of no attacks is not defined; evaluate at least one")
+    return torch.stack([row.right for row in rows]).all(0)
+
+
+def as_metrics(rows: Sequence[Accuracy], threat: Threat | None) -> Mapping[str, float]:
+    """evaluate/<attack>/accuracy with its interval, under names that trackers take."""
+    metrics = {}
+    for row in rows:
+        low, high = row.interval
+        metrics |= {
+            f"evaluate/{row.name}/accuracy": row.value,
+            f"evaluate/{row.name}/low": low,
+            f"evaluate/{row.name}/high": high,
+        }
+    return metrics

@@ -1,0 +1,82 @@
+"""PGD adversarial training (Madry et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from art_ext.api import (
+    PGD,
+    Augment,
+    Count,
+    GaussianStart,
+    Ingredient,
+    Madry,
+    Mixed,
+    NonNegative,
+    Number,
+    Paper,
+    Plan,
+    Positive,
+    Radius,
+    Risk,
+    Start,
+    UniformStart,
+    ZeroStart,
+    norm_named,
+    objective_named,
+)
+
+NormName = Literal["linf", "l2", "l1"]
+ObjectiveName = Literal["ce", "margin", "dlr", "kl_to_clean", "criterion"]
+StartName = Literal["uniform", "gaussian", "zero"]
+STARTS: dict[StartName, Start] = {"uniform": UniformStart(), "gaussian": GaussianStart(), "zero": ZeroStart()}
+
+
+class PGDAT(Ingredient):
+    """PGD adversarial training (Madry et al., ICLR 2018; recipe of Rice et al., ICML 2020).
+
+    Minimises the criterion on PGD examples alone, on a batch that is partly clean
+    (`clean_fraction`), or on every clean row and its adversarial twin (`augment`).
+    """
+
+    name = "pgd_at"
+    paper = Paper(
+        "Towards Deep Learning Models Resistant to Adversarial Attacks",
+        "Madry, Makelov, Schmidt, Tsipras, Vladu",
+        "ICLR",
+        2018,
+        "https://arxiv.org/abs/1706.06083",
+    )
+
+    norm: NormName = "linf"
+    eps: Annotated[Radius, Field(description="radius in clip-value units; a number, 8/255, or {uniform: [a, b]}")] = 8 / 255
+    steps: Count = 10
+    step_size: Annotated[Positive | None, Field(description="in clip-value units; 2.5 eps / steps when left out")] = None
+    restarts: Count = 1
+    momentum: NonNegative = 0.0
+    start: StartName = "uniform"
+    objective: Annotated[ObjectiveName, Field(description="what the attack raises; criterion: the criterion's adversary")] = "ce"
+    clean_fraction: Annotated[Number, Field(ge=0, lt=1, description="share of each batch left clean")] = 0.0
+    augment: Annotated[bool, Field(description="all rows clean, and their adversarial twins beside them")] = False
+    bn: Annotated[Literal["eval", "train"], Field(description="mode of normalisation layers while crafting")] = "eval"
+
+    def apply(self, plan: Plan) -> Plan:
+        attack = PGD(
+            norm_named(self.norm, self.eps),
+            self.steps,
+            self.step_size,
+            objective=objective_named(self.objective),
+            start=STARTS[self.start],
+            restarts=self.restarts,
+            momentum=self.momentum,
+            bn=self.bn,
+            clip=plan.facts.clip,
+        )
+        return plan.fill(self, attack=attack, risk=self._risk())
+
+    def _risk(self) -> Risk:
+        if self.augment:
+            return Augment()
+        return Mixed(self.clean_fraction) if self.clean_fraction else Madry()

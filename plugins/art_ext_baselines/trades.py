@@ -1,0 +1,94 @@
+"""TRADES (Zhang et al., ICML 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from art_ext.api import (
+    PGD,
+    Count,
+    Criterion,
+    GaussianStart,
+    Ingredient,
+    NonNegative,
+    Paper,
+    Plan,
+    Positive,
+    Radius,
+    Risk,
+    Rows,
+    Terms,
+    Views,
+    both,
+    kl_divergence,
+    kl_to_clean,
+    norm_named,
+)
+
+
+def trades_boundary(clean_logits: Tensor, adv_logits: Tensor) -> Tensor:
+    """KL(p(x) || p(x')) per example, gradient through both; (N, K) twice to (N,)."""
+    return kl_divergence(F.log_softmax(clean_logits, 1), F.log_softmax(adv_logits, 1))
+
+
+@dataclass(frozen=True)
+class Trades(Risk):
+    """mean criterion(x) + beta mean KL(p(x) || p(x')), eq. (5) with beta = 1/lambda.
+
+    Clean and adversarial rows go in two passes, as in the authors' code.
+    """
+
+    beta: float = 6.0
+    joint = False
+    compares_outputs = True
+
+    def rows(self, n: int) -> Rows:
+        return Rows(slice(0, n), slice(0, n))
+
+    def __call__(self, views: Views, criterion: Criterion) -> Terms:
+        clean, adv = both(views)
+        boundary = trades_boundary(clean.out.logits, adv.out.logits).mean()
+        return {"clean": criterion(clean.out, clean.target).mean(), "boundary": self.beta * boundary}
+
+    def __str__(self) -> str:
+        return f"TRADES(beta {self.beta:g})"
+
+
+class TRADES(Ingredient):
+    """TRADES: clean accuracy against a boundary term (Zhang et al., ICML 2019).
+
+    The inner attack raises KL(p(x) || p(x')) from x + 0.001 N(0, 1); p(x) is computed once a craft.
+    """
+
+    name = "trades"
+    paper = Paper(
+        "Theoretically Principled Trade-off between Robustness and Accuracy",
+        "Zhang, Yu, Jiao, Xing, El Ghaoui, Jordan",
+        "ICML",
+        2019,
+        "https://arxiv.org/abs/1901.08573",
+    )
+
+    beta: NonNegative = 6.0
+    norm: Literal["linf", "l2", "l1"] = "linf"
+    eps: Annotated[Radius, Field(description="radius in clip-value units; 0.031 in the paper, not 8/255")] = 0.031
+    steps: Count = 10
+    step_size: Annotated[Positive | None, Field(description="0.007 in the paper; 2.5 eps / steps when left out")] = None
+    bn: Literal["eval", "train"] = "eval"
+
+    def apply(self, plan: Plan) -> Plan:
+        attack = PGD(
+            norm_named(self.norm, self.eps),
+            self.steps,
+            self.step_size,
+            objective=kl_to_clean,
+            start=GaussianStart(0.001),
+            bn=self.bn,
+            clip=plan.facts.clip,
+        )
+        return plan.fill(self, attack=attack, risk=Trades(self.beta))
