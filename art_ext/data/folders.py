@@ -14,6 +14,8 @@ from art_ext.errors import DataError
 
 __all__ = ["image_folder", "tiny_imagenet"]
 
+_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
 
 def tiny_imagenet(options: DatasetOptions) -> Data:
     """Tiny ImageNet (200 classes, 3x64x64); its labelled validation images are the test set.
@@ -68,15 +70,20 @@ def image_folder(options: DatasetOptions) -> Data:
 
 
 def _samples(folder: Path, layout: str) -> tuple[list[tuple[Path, int]], list[str]]:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
-
-    try:
-        names, numbers = find_classes(str(folder))
-        samples = make_dataset(str(folder), numbers, extensions=IMG_EXTENSIONS)
-    except FileNotFoundError as error:
-        reason = " ".join(str(error).split()).rstrip(".").replace(" Supported extensions are", "; known endings are")
-        raise DataError(f"{layout}; {reason}") from None
-    return [(Path(file), label) for file, label in samples], names
+    """Every image under folder/CLASS, at any depth, with its class's number; classes in order of name."""
+    classes = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not classes:
+        raise DataError(f"{layout}; there is no folder in {folder}, so make one for each class")
+    samples: list[tuple[Path, int]] = []
+    for label, place in enumerate(classes):
+        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in _ENDINGS)
+        if not files:
+            raise DataError(
+                f"{layout}; there is no image in {place} (known endings are {' '.join(_ENDINGS)}), "
+                "so add some or remove the folder"
+            )
+        samples += [(file, label) for file in files]
+    return samples, [place.name for place in classes]
 
 
 def _lines(file: Path, columns: int) -> list[str]:
@@ -105,7 +112,8 @@ def _data(
     listing = (
         f"{file.relative_to(root).as_posix()} {_size(file)} {label}" for part in (train, test) for file, label in part
     )
-    return Data(name, split(train), split(test), tuple(class_names), digest_of(listing), str(root))
+    digest = digest_of(listing)  # first, since it also finds files that are listed but missing
+    return Data(name, split(train), split(test), tuple(class_names), digest, str(root))
 
 
 def _size(file: Path) -> int:

@@ -155,7 +155,8 @@ class Files:
             with Image.open(file) as opened:
                 image = opened.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = str(error) if str(file) not in str(error) else "not an image"
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            reason = reason if str(file) not in reason else "not an image"
             raise DataError(f"cannot read the image {file} ({reason}); replace or remove the file") from None
         if self.size is not None:
             image = ImageOps.fit(image, (self.size, self.size), method=Image.Resampling.BILINEAR)
