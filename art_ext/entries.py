@@ -1,0 +1,68 @@
+"""What plugins offer besides ingredients: attacks for evaluation and networks, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from art_ext.parts.attacks import Attack
+    from art_ext.plan import Plan
+    from art_ext.types import Facts
+
+__all__ = ["AttackEntry", "EvaluationContext", "ModelEntry"]
+
+
+@dataclass(frozen=True)
+class EvaluationContext:
+    """What an evaluation's attack may depend on besides its own options.
+
+    Attributes:
+        plan: of the method under attack, so that an informed attacker finds its criterion.
+        norm: of the threat: "linf", "l2" or "l1".
+        eps: of the threat, in clip-value units.
+        clip: smallest and largest pixel value.
+    """
+
+    plan: Plan
+    norm: str
+    eps: float
+    clip: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class AttackEntry:
+    """An attack that a recipe's `evaluate:` knows by name.
+
+    Attributes:
+        name: as a recipe spells it, in snake_case.
+        summary: one line for `art-ext plugins`.
+        options: a pydantic model of what a recipe may set, unknown keys refused.
+        build: (options, context) to attacks with the names their results are reported under. One
+            entry may give several: one for each adversary that the criterion declares.
+    """
+
+    name: str
+    summary: str
+    options: type[BaseModel]
+    build: Callable[[Any, EvaluationContext], Sequence[tuple[str, Attack]]]
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A network that a recipe asks for as `model: {name: NAME, ...}`; all others are timm's.
+
+    Attributes:
+        name: as a recipe spells it, in snake_case.
+        summary: one line for `art-ext plugins`.
+        build: (all other keys of the recipe's `model:`, facts of the data) to the network.
+    """
+
+    name: str
+    summary: str
+    build: Callable[[Mapping[str, Any], Facts], nn.Module]
