@@ -4,7 +4,9 @@ A plugin is one package with one or more `Ingredient`s, a hook that returns them
 point in the group `art_ext`; see the README for one in twenty lines.
 """
 
+from art_ext.entries import AttackEntry, EvaluationContext, ModelEntry
 from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, Problem
+from art_ext.host.hookspecs import hookimpl
 from art_ext.ingredient import (
     Count,
     Ingredient,
@@ -15,7 +17,8 @@ from art_ext.ingredient import (
     Radius,
     Share,
 )
-from art_ext.parts.attacks import PGD, Attack, GaussianStart, Start, UniformStart, ZeroStart
+from art_ext.lazy import lazily
+from art_ext.parts.attacks import PGD, Attack, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
 from art_ext.parts.criteria import Criterion, CrossEntropy
 from art_ext.parts.norms import L1, L2, Linf, Norm, norm_named
 from art_ext.parts.objectives import (
@@ -43,6 +46,7 @@ __all__ = [
     "PGD",
     "Adversarial",
     "Attack",
+    "AttackEntry",
     "Augment",
     "Clean",
     "ComposeError",
@@ -51,12 +55,14 @@ __all__ = [
     "Criterion",
     "CrossEntropy",
     "DataError",
+    "EvaluationContext",
     "Facts",
     "GaussianStart",
     "Ingredient",
     "Linf",
     "Madry",
     "Mixed",
+    "ModelEntry",
     "ModelError",
     "NonNegative",
     "Norm",
@@ -87,9 +93,12 @@ __all__ = [
     "ce",
     "cw",
     "dlr_ratio",
+    "for_evaluation",
+    "hookimpl",
     "kl_divergence",
     "kl_to_clean",
     "largest_other",
+    "lazily",
     "margin",
     "norm_named",
     "objective_named",

@@ -68,6 +68,11 @@ def worst_case(scores: Scores) -> tuple[float, ...]:
     return (scores.clean if scores.robust is None else scores.robust, scores.clean)
 
 
+def clean_accuracy(scores: Scores) -> tuple[float, ...]:
+    """Clean accuracy alone: ordinary training does not look at attacks."""
+    return (scores.clean,)
+
+
 Surgery = Callable[[nn.Module], nn.Module]
 Wrap = Callable[[Update], Update]
 Stratum = Literal["step", "average"]
@@ -258,7 +263,7 @@ class Plan:
         slots.setdefault("criterion", CrossEntropy())
         slots.setdefault("risk", Clean())
         slots.setdefault("target", Target())
-        slots.setdefault("selection", worst_case)
+        slots.setdefault("selection", worst_case if self.used or self.owners else clean_accuracy)
         for change in self.alterations:
             if change.slot in slots:
                 slots[change.slot] = change.change(slots[change.slot])

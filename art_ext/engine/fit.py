@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-
 from art_ext.engine import checkpoint
 from art_ext.engine.net import Net
 from art_ext.engine.observe import EpochReport, Observer, Tick
@@ -127,7 +126,8 @@ class Fit:
         return min([*later, self.epochs])
 
     def _epoch(self, epoch: int, batches: Batches, history: History) -> EpochReport:
-        run, sums, seen = self.run, {}, 0
+        run, seen = self.run, 0
+        sums: dict[str, Tensor] = {}
         whole, phase_epochs = self.parts, self._phase_end(epoch) - self._phase_start
         began = looked = time.perf_counter()
         for number, batch in enumerate(batches.epoch(epoch, run.rank, run.world)):

@@ -24,6 +24,9 @@ class Net(nn.Module):
         wanted: names of the extras to collect.
     """
 
+    mean: Tensor | None
+    std: Tensor | None
+
     def __init__(
         self,
         module: nn.Module,
@@ -40,7 +43,7 @@ class Net(nn.Module):
         self._head = [head]  # in a list, so that it is not registered a second time
 
     def forward(self, x: Tensor) -> Outputs:
-        if self.mean is not None:
+        if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std
         if not self.wanted:
             return Outputs(self.module(x))
@@ -82,6 +85,6 @@ class Passes(nn.Module):
             return [self.net(part) for part in parts]
         sizes = [len(part) for part in parts]
         out: Outputs = self.net(torch.cat(list(parts)))
-        logits = out.logits.split(sizes)
-        extras = {name: value.split(sizes) for name, value in out.extras.items()}
+        logits = torch.split(out.logits, sizes)
+        extras = {name: torch.split(value, sizes) for name, value in out.extras.items()}
         return [Outputs(logits[i], {name: value[i] for name, value in extras.items()}) for i in range(len(sizes))]

@@ -34,7 +34,7 @@ def make_optimizer(name: str, parameters: Iterable[nn.Parameter], options: Mappi
         raise ConfigError(unknown("optimizer", name, OPTIMIZERS))
     settings = {"fused": True, **options} if name in FUSED else dict(options)
     try:
-        return OPTIMIZERS[name](parameters, **settings)  # type: ignore[call-arg]
+        return OPTIMIZERS[name](parameters, **settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name}: {error}") from None
 

@@ -93,9 +93,9 @@ class Run:
 
     def place(self, net: Net, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         """The wrapped outer call and optimizer; the net itself is moved, and stays the bare module."""
-        passes: nn.Module = Passes(net)
+        passes: Any = Passes(net)
         if self.settings.compile:
-            passes = torch.compile(passes)  # type: ignore[assignment]
+            passes = torch.compile(passes)
         wrapped, optimizer = self.fabric.setup(passes, optimizer)
         self._bad = torch.full((), -1, dtype=torch.int64, device=self.device)
         return wrapped, optimizer
@@ -113,7 +113,7 @@ class Run:
             yield forward
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return self.fabric.autocast()  # type: ignore[no-any-return]
+        return self.fabric.autocast()
 
     def _share_statistics(self, net: Net) -> None:
         """The same normalisation statistics on all ranks: each would attack another network otherwise."""
@@ -171,7 +171,7 @@ def in_channels_last(x: Tensor) -> Tensor:
     With one channel both orders describe the same bytes, and torch leaves the strides as they
     are, which convolutions read as channels-first: they are set by hand.
     """
-    n, c, h, w = x.shape
+    _, c, h, w = x.shape
     if c == 1:
         return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
     return x.contiguous(memory_format=torch.channels_last)

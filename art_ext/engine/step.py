@@ -106,7 +106,8 @@ class Step:
 
     def helper(self, name: str) -> tuple[Any, Any]:
         """A helper network and its optimizer."""
-        return self.fit.helpers[name]
+        module, optimizer = self.fit.helpers[name]
+        return module, optimizer
 
     @torch.no_grad()
     def _count_correct(self, views: Mapping[str, View]) -> None:

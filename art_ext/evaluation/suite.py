@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -90,13 +90,6 @@ def threat_of(plan: Plan) -> Threat | None:
     return Threat(norm.name, norm.largest, plan.facts.clip) if isinstance(norm, Norm) else None
 
 
-def batches(images: Images, y: Tensor, device: torch.device, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(x, y, index) in the order of the data, on the device."""
-    for start in range(0, len(y), size):
-        index = torch.arange(start, min(start + size, len(y)))
-        yield in_channels_last(images[index].to(device)), y[index].to(device), index.to(device)
-
-
 class Evaluator:
     """Attacks one network on one data set; each example's noise is keyed by its index.
 
@@ -106,7 +99,9 @@ class Evaluator:
         seed: of the attacks' noise.
     """
 
-    def __init__(self, net: Net, images: Images, y: Tensor, *, seed: int = 0, device: torch.device | None = None) -> None:
+    def __init__(
+        self, net: Net, images: Images, y: Tensor, *, seed: int = 0, device: torch.device | None = None
+    ) -> None:
         self.net, self.images, self.y, self.seed = net, images, y.cpu(), seed
         self.device = device or torch.device("cpu")
         self.crafter = Crafter()
@@ -116,10 +111,8 @@ class Evaluator:
         """Accuracy on the images as they are."""
         began = time.perf_counter()
         if self._clean is None:
-            right = [
-                self._predict(x).eq(y).cpu() for x, y, _ in batches(self.images, self.y, self.device)
-            ]
-            self._clean = torch.cat(right) if right else torch.zeros(0, dtype=torch.bool)
+            parts = (self._batch(index) for index in torch.split(torch.arange(len(self.y)), BATCH))
+            self._clean = torch.cat([self._predict(x).eq(y).cpu() for x, y in parts])
         return Accuracy("clean", self._clean, "none", time.perf_counter() - began)
 
     def under(self, name: str, attack: Attack, *, standing: Tensor | None = None) -> Accuracy:
@@ -130,10 +123,8 @@ class Evaluator:
         """
         began = time.perf_counter()
         right = (self.clean().right if standing is None else standing).clone()
-        rows = right.nonzero().squeeze(1)
-        for start in range(0, len(rows), BATCH):
-            index = rows[start : start + BATCH]
-            x, y = in_channels_last(self.images[index].to(self.device)), self.y[index].to(self.device)
+        for index in torch.split(right.nonzero().squeeze(1), BATCH):
+            x, y = self._batch(index)
             keys = Keys(self.seed, 0, index.to(self.device))
             with self.crafter(self.net, attack.bn, x) as net:
                 score = (attack.objective or ce).bind(net, x, y)
@@ -141,7 +132,9 @@ class Evaluator:
             right[index] = self._predict(adv.x).eq(y).cpu()
         return Accuracy(name, right, str(attack), time.perf_counter() - began)
 
-    def run(self, attacks: Sequence[tuple[str, Attack]], progress: Callable[[str], None] | None = None) -> list[Accuracy]:
+    def run(
+        self, attacks: Sequence[tuple[str, Attack]], progress: Callable[[str], None] | None = None
+    ) -> list[Accuracy]:
         """Clean accuracy, then accuracy under each attack on its own."""
         rows = [self.clean()]
         for name, attack in attacks:
@@ -149,6 +142,9 @@ class Evaluator:
                 progress(name)
             rows.append(self.under(name, attack))
         return rows
+
+    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return in_channels_last(self.images[index].to(self.device)), self.y[index].to(self.device)
 
     def _predict(self, x: Tensor) -> Tensor:
         with frozen(self.net), torch.no_grad():
@@ -171,7 +167,14 @@ class HeldOut:
     """
 
     def __init__(
-        self, plan: Plan, images: Images, y: Tensor, threat: Threat | None, *, seed: int = 0, steps: int = 10,
+        self,
+        plan: Plan,
+        images: Images,
+        y: Tensor,
+        threat: Threat | None,
+        *,
+        seed: int = 0,
+        steps: int = 10,
         device: torch.device | None = None,
     ) -> None:
         self.images, self.y, self.seed, self.device = images, y, seed, device
@@ -191,9 +194,9 @@ def worst(rows: Sequence[Accuracy]) -> Tensor:
     return torch.stack([row.right for row in rows]).all(0)
 
 
-def as_metrics(rows: Sequence[Accuracy], threat: Threat | None) -> Mapping[str, float]:
+def as_metrics(rows: Sequence[Accuracy]) -> Mapping[str, float]:
     """evaluate/<attack>/accuracy with its interval, under names that trackers take."""
-    metrics = {}
+    metrics: dict[str, float] = {}
     for row in rows:
         low, high = row.interval
         metrics |= {

@@ -51,13 +51,13 @@ class PGDAT(Ingredient):
     )
 
     norm: NormName = "linf"
-    eps: Annotated[Radius, Field(description="radius in clip-value units; a number, 8/255, or {uniform: [a, b]}")] = 8 / 255
+    eps: Annotated[Radius, Field(description="in clip-value units: a number, 8/255, or {uniform: [a, b]}")] = 8 / 255
     steps: Count = 10
-    step_size: Annotated[Positive | None, Field(description="in clip-value units; 2.5 eps / steps when left out")] = None
+    step_size: Annotated[Positive | None, Field(description="2.5 eps / steps when left out")] = None
     restarts: Count = 1
     momentum: NonNegative = 0.0
     start: StartName = "uniform"
-    objective: Annotated[ObjectiveName, Field(description="what the attack raises; criterion: the criterion's adversary")] = "ce"
+    objective: Annotated[ObjectiveName, Field(description="criterion: the adversary it declares")] = "ce"
     clean_fraction: Annotated[Number, Field(ge=0, lt=1, description="share of each batch left clean")] = 0.0
     augment: Annotated[bool, Field(description="all rows clean, and their adversarial twins beside them")] = False
     bn: Annotated[Literal["eval", "train"], Field(description="mode of normalisation layers while crafting")] = "eval"

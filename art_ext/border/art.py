@@ -1,0 +1,572 @@
+"""ART's interfaces over plans: trainers, attacks, and ART's own attacks as the inner attack.
+
+The classifier is trained in place: its model keeps its identity, mode and flags; its optimizer is
+used as given. Images stay in clip-value units throughout; a mean/std preprocessing of the
+classifier is folded into the network, so that eps means pixels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from art.attacks.attack import EvasionAttack
+from art.defences.trainer import Trainer
+from art.estimators.classification import PyTorchClassifier
+from art.exceptions import EstimatorError
+from art.preprocessing.standardisation_mean_std import StandardisationMeanStd
+from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from art_ext.border.timm import check_network, find_head
+from art_ext.data.batches import ArrayBatches, Batches, GeneratorBatches
+from art_ext.data.checks import check_images, check_labels
+from art_ext.data.images import as_images
+from art_ext.engine.fit import Fit, History
+from art_ext.engine.freeze import Crafter, frozen
+from art_ext.engine.net import Net
+from art_ext.engine.observe import Observer, RunInfo
+from art_ext.engine.run import Run, RunSettings, in_channels_last
+from art_ext.errors import ConfigError, DataError, ModelError, unknown
+from art_ext.evaluation.suite import HeldOut, threat_of
+from art_ext.ingredient import Count, Ingredient, Positive, explain
+from art_ext.parts.attacks import PGD, Attack, BNMode, for_evaluation
+from art_ext.parts.noise import Keys
+from art_ext.parts.norms import norm_named
+from art_ext.parts.objectives import Objective, Score, ce
+from art_ext.plan import Plan
+from art_ext.types import Adversarial, Facts, Forward
+
+logger = logging.getLogger(__name__)
+STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
+
+
+class ClassifierView:
+    """What art_ext reads of an ART classifier: its network in pixels, and the facts of its task.
+
+    Raises:
+        EstimatorError: unless it is a `PyTorchClassifier`.
+        ModelError: for a preprocessing other than mean and std, or pixel-wise clip values.
+    """
+
+    def __init__(self, classifier: PyTorchClassifier, asked_by: type, *, wanted: frozenset[str] = frozenset()) -> None:
+        if not isinstance(classifier, PyTorchClassifier):
+            raise EstimatorError(asked_by, (PyTorchClassifier,), classifier)
+        self.classifier = classifier
+        self.device: torch.device = classifier.device
+        mean, std = self._standardisation()
+        head = None
+        if "features" in wanted:
+            head = find_head(classifier.model, torch.zeros(2, *classifier.input_shape, device=self.device))[1]
+        self.net = Net(classifier.model, mean, std, head, wanted)
+        self.facts = Facts(int(classifier.nb_classes), tuple(classifier.input_shape), self._clip())
+
+    def check(self) -> None:
+        """Runs one pass: a network that does not give (N, K) finite logits is refused."""
+        example = torch.full((2, *self.facts.input_shape), self._middle(), device=self.device)
+        check_network(self.classifier.model, example, self.facts.n_classes)
+
+    def _middle(self) -> float:
+        low, high = self.facts.clip
+        return (low + high) / 2 if np.isfinite(low + high) else 0.0
+
+    def _clip(self) -> tuple[float, float]:
+        values = self.classifier.clip_values
+        if values is None:
+            return (float("-inf"), float("inf"))
+        low, high = (np.unique(np.asarray(bound)) for bound in values)
+        if len(low) != 1 or len(high) != 1:
+            raise ModelError("the classifier has clip_values of their own for each pixel; give one (min, max) pair")
+        return float(low[0]), float(high[0])
+
+    def _standardisation(self) -> tuple[Tensor | None, Tensor | None]:
+        mean, std = None, None
+        for operation in self.classifier.preprocessing_operations:
+            if not isinstance(operation, STANDARDISATIONS) or mean is not None:
+                raise ModelError(
+                    f"the classifier preprocesses with {type(operation).__name__}, which attacks cannot see through; "
+                    "only one mean/std standardisation is supported: build the classifier without the other, "
+                    "or put it into the model as a differentiable layer"
+                )
+            mean, std = (self._per_channel(value) for value in (operation.mean, operation.std))
+        if self.classifier.postprocessing_defences:
+            raise ModelError(
+                "the classifier has postprocessing defences, which hide logits from training; build it without them"
+            )
+        if mean is not None and std is not None and bool((mean == 0).all() and (std == 1).all()):
+            return None, None
+        return mean, std
+
+    def _per_channel(self, value: Any) -> Tensor:
+        tensor = torch.as_tensor(np.asarray(value, dtype=np.float32), device=self.device)
+        return tensor[:, None, None] if tensor.ndim == 1 and len(tensor) > 1 else tensor
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Mode and flags of the model are restored afterwards, and torch's global generator too."""
+        model = self.classifier.model
+        modes = [(part, part.training) for part in model.modules()]
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        devices = [self.device] if self.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices=devices):
+                yield
+        finally:
+            for part, training in modes:
+                part.training = training
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+
+class RecipeTrainer(Trainer):
+    """Trains an ART classifier with a combination of ingredients.
+
+    `RecipeTrainer(classifier, [PCLC(warmup_epochs=5), PGDAT(eps=0.15)]).fit(x, y, nb_epochs=15)`
+
+    Args:
+        classifier: a `PyTorchClassifier` with an optimizer; trained in place.
+        ingredients: in the order of a recipe's `use:`.
+        attack: an ART `EvasionAttack` to craft with instead of the ingredients' own.
+        track: log to MLflow: into the active run if there is one, else into a new one.
+        seed: of batch order, noise and dropout; torch's global generator is left as it was.
+        settings: devices, precision and speed.
+        callbacks: observers of the run, after the built-in ones.
+
+    Raises:
+        ComposeError: when the ingredients contradict each other.
+        EstimatorError: unless the classifier is a `PyTorchClassifier`.
+        ModelError: for a classifier without optimizer, or one whose network cannot be trained.
+    """
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        ingredients: Sequence[Ingredient],
+        *,
+        attack: EvasionAttack | None = None,
+        track: bool = True,
+        seed: int = 0,
+        settings: RunSettings | None = None,
+        callbacks: Sequence[Observer] = (),
+    ) -> None:
+        view = ClassifierView(classifier, type(self))
+        if classifier.optimizer is None:
+            raise ModelError("the classifier has no optimizer; build it as PyTorchClassifier(..., optimizer=...)")
+        if not all(isinstance(ingredient, Ingredient) for ingredient in ingredients):
+            raise ConfigError("ingredients are values such as PGDAT(eps=0.15), not classes or names")
+        view.check()
+        super().__init__(classifier)
+        self.ingredients = tuple(ingredients)
+        self.attack, self.track, self.seed = attack, track, seed
+        self.settings = settings or RunSettings()
+        self.callbacks = tuple(callbacks)
+        self.history: History | None = None
+        self.plan(view)
+
+    def plan(self, view: ClassifierView | None = None) -> Plan:
+        """The plan of the next fit, built fresh."""
+        facts = (view or ClassifierView(self._classifier, type(self))).facts
+        plan = Plan.of(self.ingredients, facts)
+        if self.attack is not None:
+            plan = replace(plan, slots={**plan.slots, "attack": ArtAttack(self.attack)})
+            plan = replace(plan, owners={**plan.owners, "attack": type(self.attack).__name__})
+        return plan
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        validation_data: tuple[Any, Any] | None = None,
+        batch_size: int = 128,
+        nb_epochs: int = 20,
+        scheduler: Any = None,
+        **unknown_options: Any,
+    ) -> None:
+        """Trains the classifier in place.
+
+        Args:
+            x: images (N, C, H, W) within the clip values; never modified.
+            y: class indices (N,) or one-hot rows (N, K).
+            validation_data: (x, y) to choose the best epoch by; without it the last epoch stays.
+            scheduler: any torch scheduler over the classifier's optimizer, stepped once an epoch.
+
+        Raises:
+            DataError: for arrays that cannot be trained on.
+            NonFiniteError: naming the step and the part of the loss.
+        """
+        self._refuse(unknown_options, "fit")
+        view = self._view()
+        self._check_run(nb_epochs, batch_size)
+        images, labels = self._data(view, x, y, "", training=True)
+        batches = ArrayBatches(images, labels, batch_size, self.seed, view.device)
+        held_out = None if validation_data is None else self._data(view, *validation_data, "validation ")
+        self._run(view, batches, nb_epochs, scheduler, held_out)
+
+    def fit_generator(
+        self, generator: Any, nb_epochs: int = 20, scheduler: Any = None, **unknown_options: Any
+    ) -> None:
+        """Trains on an ART `DataGenerator`; one epoch is ceil(size / batch_size) batches."""
+        self._refuse(unknown_options, "fit_generator")
+        view = self._view()
+        self._check_run(nb_epochs, 1)
+        batches = GeneratorBatches(generator, view.device, view.facts.n_classes)
+        self._run(view, batches, nb_epochs, scheduler, None)
+
+    def predict(self, x: Any, **kwargs: Any) -> Any:
+        """The classifier's logits for x."""
+        return self._classifier.predict(x, **kwargs)
+
+    def _view(self) -> ClassifierView:
+        return ClassifierView(self._classifier, type(self), wanted=self.plan().compose().needs)
+
+    def _run(
+        self,
+        view: ClassifierView,
+        batches: Batches,
+        epochs: int,
+        scheduler: Any,
+        held_out: tuple[Any, Tensor] | None,
+    ) -> None:
+        plan = self.plan(view)
+        run = Run(self.settings, self.seed, view.device)
+        validate = None
+        if held_out is not None:
+            validate = HeldOut(plan, *held_out, threat_of(plan), seed=self.seed, device=view.device)
+        observers = self._observers(run, plan, view, epochs, batches)
+        with view.kept():
+            torch.manual_seed(self.seed)
+            for module, cut in plan.surgery:
+                logger.info("%s reshapes the network", module)
+                cut(view.classifier.model)
+            fit = Fit(
+                plan,
+                view.net,
+                self._classifier.optimizer,
+                run,
+                epochs=epochs,
+                scheduler=scheduler,
+                validate=validate,
+                observers=observers,
+            )
+            try:
+                self.history = fit(batches)
+                fit.restore_best()
+            except BaseException as error:
+                for observer in observers:
+                    observer.run_failed(error)
+                raise
+            finally:
+                self._classifier.optimizer.zero_grad(set_to_none=True)
+        for observer in observers:
+            observer.run_end({})
+
+    def _observers(
+        self, run: Run, plan: Plan, view: ClassifierView, epochs: int, batches: Batches
+    ) -> list[Observer]:
+        observers = list(self.callbacks)
+        if run.rank != 0:
+            return observers
+        info = RunInfo(
+            name="+".join(plan.used) or "standard",
+            params={**self._params(), "train.epochs": epochs, "train.seed": self.seed},
+            recipe={"use": [{i.name: i.model_dump(mode="json")} for i in self.ingredients]},
+            plan=plan.describe(),
+            data={"n_train": batches.n},
+        )
+        if self.track:
+            from art_ext.border.mlflow import tracker_for_trainers
+
+            observers.insert(0, tracker_for_trainers(view.classifier.model))
+        for observer in observers:
+            observer.run_start(info)
+        return observers
+
+    def _params(self) -> dict[str, Any]:
+        return {f"{i.name}.{field}": value for i in self.ingredients for field, value in i}
+
+    def _data(
+        self, view: ClassifierView, x: Any, y: Any, word: str, *, training: bool = False
+    ) -> tuple[Any, Tensor]:
+        x = x if isinstance(x, Tensor | np.ndarray) else np.asarray(x)
+        facts = view.facts
+        check_images(x, facts.clip, f"{word}x")
+        if tuple(x.shape[1:]) != facts.input_shape:
+            raise wrong_shape(x, facts, f"{word}x")
+        labels = check_labels(y, facts.n_classes, len(x), f"{word}y", training=training)
+        return as_images(x), labels
+
+    def _check_run(self, epochs: int, batch_size: int) -> None:
+        for name, value in (("nb_epochs", epochs), ("batch_size", batch_size)):
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ConfigError(f"{name} is a whole number from 1, got {value!r}")
+        check_optimizer(self._classifier.optimizer, self._classifier.model)
+
+    @staticmethod
+    def _refuse(options: Mapping[str, Any], call: str) -> None:
+        known = ("validation_data", "batch_size", "nb_epochs", "scheduler")
+        for name in options:
+            raise ConfigError(unknown(f"argument of {call}", name, known))
+
+
+def wrong_shape(x: Any, facts: Facts, what: str) -> DataError:
+    return DataError(
+        f"{what} has images of shape {tuple(x.shape[1:])}, but the classifier takes {facts.input_shape}; "
+        "resize the images, or build the classifier with their input_shape"
+    )
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Refuses an optimizer that would not move this model.
+
+    Raises:
+        ModelError: when none of the model's parameters that ask for gradients is in it.
+    """
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not any(id(p) in held for p in model.parameters() if p.requires_grad):
+        raise ModelError(
+            "the optimizer holds none of the model's trainable parameters; make it from model.parameters() again"
+        )
+
+
+class MethodTrainer(RecipeTrainer):
+    """A single method as an ART trainer; subclasses name their `ingredient`.
+
+    The ingredient's options are keyword arguments. Where ART's trainer of the same method takes
+    positional arguments, `art_arguments` names them.
+    """
+
+    ingredient: ClassVar[type[Ingredient]]
+    art_arguments: ClassVar[tuple[str, ...]] = ("attack",)
+
+    def __init__(
+        self,
+        classifier: PyTorchClassifier,
+        *args: Any,
+        attack: EvasionAttack | None = None,
+        track: bool = True,
+        seed: int = 0,
+        settings: RunSettings | None = None,
+        callbacks: Sequence[Observer] = (),
+        **fields: Any,
+    ) -> None:
+        if len(args) > len(self.art_arguments):
+            raise ConfigError(f"{type(self).__name__} takes (classifier, {', '.join(self.art_arguments)}) by position")
+        for name, value in zip(self.art_arguments, args, strict=False):
+            if name == "attack":
+                attack = value
+            else:
+                fields[name] = value
+        if attack is not None and not isinstance(attack, EvasionAttack):
+            raise ConfigError(f"attack must be an ART EvasionAttack, got {type(attack).__name__}")
+        super().__init__(
+            classifier,
+            [self.ingredient(**fields)],
+            attack=attack,
+            track=track,
+            seed=seed,
+            settings=settings,
+            callbacks=callbacks,
+        )
+
+
+@dataclass(frozen=True)
+class ArtAttack:
+    """Any ART evasion attack as the attack slot; it brings its own objective and radius."""
+
+    attack: EvasionAttack
+    bn: BNMode = "eval"
+    objective: Objective | None = None
+
+    def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
+        model = getattr(self.attack.estimator, "model", None)
+        images, labels = x.detach().cpu().numpy(), score.y.cpu().numpy()
+        extra = {} if mask is None else {"mask": mask.cpu().numpy()}
+        if isinstance(model, nn.Module):
+            with frozen(model, self.bn):  # ART leaves gradients and its own mode behind
+                made = self.attack.generate(images, y=labels, **extra)
+        else:
+            made = self.attack.generate(images, y=labels, **extra)
+        adv = torch.as_tensor(made).to(x)
+        return Adversarial(adv, adv - x)
+
+    def __str__(self) -> str:
+        return f"ART's {type(self.attack).__name__}"
+
+
+class PGDOptions(BaseModel):
+    """The attack of a method that trains without one: PGD on the adversary its criterion declares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    norm: str = "linf"
+    eps: Positive = 8 / 255
+    steps: Count = 20
+    step_size: Positive | None = None
+    restarts: Count = 1
+
+
+class MethodAttack(EvasionAttack):
+    """The attack of a method's plan as an ART evasion attack; subclasses name their `ingredient`.
+
+    It keeps the best iterate of each example: one that is misclassified (or classified as the
+    target), then the highest objective. Noise is keyed by example, so results do not depend on
+    `batch_size`.
+
+    Args:
+        estimator: a `PyTorchClassifier`.
+        targeted: y are the classes to reach.
+        batch_size: images at a time.
+        seed: of the noise.
+        verbose: accepted for ART's sake; nothing is printed.
+        fields: the ingredient's options; for a method without an attack, those of `PGDOptions`.
+    """
+
+    ingredient: ClassVar[type[Ingredient]]
+    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "targeted", "batch_size", "seed", "verbose"]
+    _estimator_requirements = (PyTorchClassifier,)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        names = [*cls.ingredient.model_fields]
+        if "eps" not in names:
+            names += [name for name in PGDOptions.model_fields if name not in names]
+        cls.attack_params = [*MethodAttack.attack_params, *names]
+
+    def __init__(
+        self,
+        estimator: PyTorchClassifier,
+        *,
+        targeted: bool = False,
+        batch_size: int = 256,
+        seed: int = 0,
+        verbose: bool = False,
+        summary_writer: Any = False,
+        **fields: Any,
+    ) -> None:
+        super().__init__(estimator=estimator, summary_writer=summary_writer)
+        self._targeted, self.batch_size, self.seed, self.verbose = targeted, batch_size, seed, verbose
+        self._crafter = Crafter()
+        self._configure(fields)
+        self._check_params()
+
+    @property
+    def targeted(self) -> bool:
+        return self._targeted
+
+    @targeted.setter
+    def targeted(self, value: bool) -> None:
+        self._targeted = value
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Changes options; an unknown name raises ValueError, with a suggestion."""
+        own = {name: kwargs.pop(name) for name in list(kwargs) if name in MethodAttack.attack_params}
+        for name in kwargs:
+            if name not in self.attack_params:
+                raise ConfigError(unknown(f"option of {type(self).__name__}", name, self.attack_params))
+        for name, value in own.items():
+            setattr(self, name, value)
+        if kwargs:
+            self._configure({**self._given, **kwargs})
+        self._check_params()
+
+    def generate(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
+        """Adversarial examples, shaped as x, float32, within the clip values.
+
+        Args:
+            x: (N, C, H, W); not modified.
+            y: true classes (indices or one-hot), or target classes when targeted; without them the
+                model's own predictions are taken as true.
+            mask: broadcastable to x, in [0, 1]: where x may change.
+
+        Raises:
+            DataError: for arrays that cannot be attacked.
+            ConfigError: for a targeted attack without y.
+        """
+        mask = kwargs.get("mask")
+        x = x if isinstance(x, Tensor | np.ndarray) else np.asarray(x)
+        view = ClassifierView(self.estimator, type(self), wanted=self._needs())
+        check_images(x, view.facts.clip)
+        if tuple(x.shape[1:]) != view.facts.input_shape:
+            raise wrong_shape(x, view.facts, "x")
+        labels = self._labels(view, x, y)
+        attack, images = self.attack(view.facts), as_images(x)
+        net = self._remembered(view.net)
+        made = np.empty(tuple(x.shape), dtype=np.float32)
+        with view.kept(), net.offering_features():
+            for start in range(0, len(labels), self.batch_size):
+                index = torch.arange(start, min(start + self.batch_size, len(labels)))
+                part = in_channels_last(images[index].to(view.device))
+                goal = labels[index].to(view.device)
+                keys = Keys(self.seed, 0, index.to(view.device))
+                with self._crafter(net, attack.bn, part) as forward:
+                    objective = attack.objective or ce
+                    score = objective.bind(forward, part, goal, targeted=self.targeted)
+                    rows = mask_rows(mask, index, tuple(x.shape), part)
+                    adv = attack.craft(forward, part, score, keys, rows)
+                made[start : start + len(index)] = adv.x.cpu().numpy()
+        return made
+
+    def attack(self, facts: Facts) -> Attack:
+        """The attack as an evaluation runs it."""
+        parts = self._ingredient.apply(Plan(facts)).compose()  # unchecked: alone, it need not train
+        if parts.attack is None:
+            options = self._pgd
+            base = PGD(norm_named(options.norm, options.eps), options.steps, options.step_size, clip=facts.clip)
+            return for_evaluation(base, objective=parts.criterion.adversaries[0], restarts=options.restarts)
+        return for_evaluation(parts.attack) if isinstance(parts.attack, PGD) else parts.attack
+
+    def _needs(self) -> frozenset[str]:
+        objective = self.attack(Facts(int(self.estimator.nb_classes), tuple(self.estimator.input_shape))).objective
+        return frozenset() if objective is None else objective.needs
+
+    def _remembered(self, net: Net) -> Net:
+        """The net of the last call where it is the same model, so that its folded twin is kept."""
+        known = getattr(self, "_net", None)
+        if known is None or known.module is not net.module:
+            self._net = net
+        return self._net
+
+    def _labels(self, view: ClassifierView, x: Any, y: Any) -> Tensor:
+        if y is not None:
+            return check_labels(y, view.facts.n_classes, len(x))
+        if self.targeted:
+            raise ConfigError("a targeted attack needs y: the class that each image is to be taken for")
+        images = as_images(x)
+        with frozen(view.net), torch.no_grad():
+            parts = torch.split(torch.arange(len(x)), self.batch_size)
+            return torch.cat([view.net(images[rows].to(view.device)).logits.argmax(1).cpu() for rows in parts])
+
+    def _configure(self, fields: Mapping[str, Any]) -> None:
+        known = self.ingredient.model_fields
+        for name in fields:
+            if name not in self.attack_params:
+                raise ConfigError(unknown(f"option of {type(self).__name__}", name, self.attack_params))
+        ingredient = self.ingredient(**{k: v for k, v in fields.items() if k in known})
+        try:
+            options = PGDOptions(**{k: v for k, v in fields.items() if k not in known})
+        except ValidationError as error:
+            raise ConfigError("; ".join(explain(error, self.ingredient.name, PGDOptions))) from None
+        self._given, self._ingredient, self._pgd = dict(fields), ingredient, options
+        for name in self.attack_params:
+            if name not in MethodAttack.attack_params:
+                setattr(self, name, getattr(ingredient if name in known else options, name))
+
+    def _check_params(self) -> None:
+        if not isinstance(self.targeted, bool):
+            raise ConfigError(f"targeted is true or false, got {self.targeted!r}")
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
+            raise ConfigError(f"batch_size is a whole number from 1, got {self.batch_size!r}")
+
+
+def mask_rows(mask: Any, index: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
+    """The rows of a mask that is broadcastable to `shape`, for a batch."""
+    if mask is None:
+        return None
+    whole = np.broadcast_to(np.asarray(mask, dtype=np.float32), shape)
+    return torch.from_numpy(whole[index.numpy()].copy()).to(like)
