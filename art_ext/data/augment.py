@@ -43,18 +43,14 @@ class RandomCrop:
             raise ConfigError(unknown("mode of crop", str(self.mode), get_args(Padding)))
 
     def __call__(self, x: Tensor, keys: Keys, /) -> Tensor:
-        n, _, height, width = x.shape
+        height, width = x.shape[2:]
         if self.pad >= min(height, width):
             raise ConfigError(f"crop: pad {self.pad} needs images larger than {self.pad} pixels, got {height}x{width}")
         shift = (keys.stream("augment.crop").uniform((2,)) * (2 * self.pad + 1)).long() - self.pad
         rows = shift[:, :1] + torch.arange(height, device=x.device)
         columns = shift[:, 1:] + torch.arange(width, device=x.device)
-        moved = x[
-            torch.arange(n, device=x.device)[:, None, None, None],
-            torch.arange(x.shape[1], device=x.device)[:, None, None],
-            _mirrored(rows, height)[:, None, :, None],
-            _mirrored(columns, width)[:, None, None, :],
-        ]
+        pixel = _mirrored(rows, height)[:, :, None] * width + _mirrored(columns, width)[:, None, :]
+        moved = x.flatten(2).gather(2, pixel.flatten(1)[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
         if self.mode == "zero":
             inside = _inside(rows, height)[:, None, :, None] & _inside(columns, width)[:, None, None, :]
             moved = torch.where(inside, moved, 0)

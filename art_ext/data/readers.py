@@ -48,7 +48,7 @@ def find_folder(name: str, root: Path, inside: Sequence[str], files: Sequence[st
 
 
 def _there(file: Path) -> bool:
-    return file.exists() or file.with_name(file.name + ".gz").exists()
+    return file.exists() or (file.name.endswith("-ubyte") and file.with_name(file.name + ".gz").exists())
 
 
 def cifar10(options: DatasetOptions) -> Data:
@@ -147,8 +147,8 @@ def svhn(options: DatasetOptions) -> Data:
     """SVHN, cropped digits (Netzer et al., 2011): root/train_32x32.mat and test_32x32.mat."""
     root = options.folder("svhn")
     files = ["train_32x32.mat", "test_32x32.mat"]
-    get = f"download both, format 2, from http://ufldl.stanford.edu/housenumbers/ into {root}"
-    folder = find_folder("svhn", root, ["svhn"], files, get)
+    get = "download both (format 2) from http://ufldl.stanford.edu/housenumbers/"
+    folder = find_folder("svhn", root, [], files, get)
     train, test = (_svhn_file(folder / file) for file in files)
     return _data("svhn", train, test, tuple("0123456789"), folder)
 
@@ -178,7 +178,7 @@ class _Idx:
     def __call__(self, options: DatasetOptions) -> Data:
         root = options.folder(self.name)
         files = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-        get = f"download them (.gz will do) from {self.home} into {root / self.inside}"
+        get = f"download them from {self.home} (as .gz will do)"
         folder = find_folder(self.name, root, [f"{self.inside}/raw", self.inside], files, get)
         train, test = (_idx_split(folder / images, folder / labels) for images, labels in (files[:2], files[2:]))
         return _data(self.name, train, test, self.classes, folder)

@@ -5,13 +5,14 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
+
 from art_ext.data.augment import HorizontalFlip, RandomCrop, augmentation_from
 from art_ext.data.batches import ArrayBatches, Batch, GeneratorBatches, StreamBatches, cuts, split_off
 from art_ext.data.entry import split_from
 from art_ext.data.images import ArrayRows, Bytes, Picked, as_images, labels_of, load_all
 from art_ext.errors import ConfigError, DataError
 from art_ext.parts.noise import Keys
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
 
 N = 33
 

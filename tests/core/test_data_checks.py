@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from art_ext.data.checks import check_images, check_labels
 from art_ext.errors import DataError
 

@@ -7,12 +7,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from art_ext.data.batches import ArrayBatches
 from art_ext.data.datasets import BUILTIN, Data, Split
 from art_ext.data.images import Bytes, Files, load_all
 from art_ext.data.readers import read_idx
 from art_ext.errors import ConfigError, DataError
-from PIL import Image
 
 ENTRIES = {entry.name: entry for entry in BUILTIN}
 RNG = np.random.default_rng(0)
