@@ -20,6 +20,8 @@ from art_ext.ingredient import (
 from art_ext.lazy import lazily
 from art_ext.parts.attacks import PGD, Attack, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
 from art_ext.parts.criteria import Criterion, CrossEntropy
+from art_ext.parts.detectors import Confidence, Detector
+from art_ext.parts.noise import Keys
 from art_ext.parts.norms import L1, L2, Linf, Norm, norm_named
 from art_ext.parts.objectives import (
     Objective,
@@ -36,6 +38,7 @@ from art_ext.parts.objectives import (
 )
 from art_ext.parts.ranges import Uniform
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
+from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, put
 from art_ext.parts.targets import Target
 from art_ext.plan import Plan, Scores, Update, worst_case
 from art_ext.types import Adversarial, Facts, Outputs, Progress, Rows, View, Views, offer
@@ -50,15 +53,18 @@ __all__ = [
     "Augment",
     "Clean",
     "ComposeError",
+    "Confidence",
     "ConfigError",
     "Count",
     "Criterion",
     "CrossEntropy",
     "DataError",
+    "Detector",
     "EvaluationContext",
     "Facts",
     "GaussianStart",
     "Ingredient",
+    "Keys",
     "Linf",
     "Madry",
     "Mixed",
@@ -75,12 +81,14 @@ __all__ = [
     "Problem",
     "Progress",
     "Radius",
+    "ReplaceHead",
     "Risk",
     "Rows",
     "Score",
     "Scores",
     "Share",
     "Start",
+    "Surgery",
     "Target",
     "Terms",
     "Uniform",
@@ -93,6 +101,7 @@ __all__ = [
     "ce",
     "cw",
     "dlr_ratio",
+    "find_head",
     "for_evaluation",
     "hookimpl",
     "kl_divergence",
@@ -104,5 +113,6 @@ __all__ = [
     "objective_named",
     "of_criterion",
     "offer",
+    "put",
     "worst_case",
 ]

@@ -11,15 +11,17 @@ from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
 from art_ext.errors import ComposeError, ConfigError, Problem, unknown
 from art_ext.parts.attacks import Attack
 from art_ext.parts.criteria import Criterion, CrossEntropy
+from art_ext.parts.detectors import Detector
 from art_ext.parts.objectives import of_criterion
 from art_ext.parts.risks import Clean, Risk
+from art_ext.parts.surgery import Surgery
 from art_ext.parts.targets import Target
-from art_ext.types import Facts, Outputs, Progress
+from art_ext.types import Facts, Progress
 
 if TYPE_CHECKING:
     from art_ext.engine.step import Step
@@ -40,14 +42,6 @@ class Descend:
 
     def __str__(self) -> str:
         return "descend"
-
-
-class Detector(Protocol):
-    """Scores inputs for rejection at test time; high scores are kept."""
-
-    def fit(self, out: Outputs, y: Tensor) -> None: ...
-
-    def score(self, out: Outputs) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,6 @@ def clean_accuracy(scores: Scores) -> tuple[float, ...]:
     return (scores.clean,)
 
 
-Surgery = Callable[[nn.Module], nn.Module]
 Wrap = Callable[[Update], Update]
 Stratum = Literal["step", "average"]
 SLOTS = ("attack", "criterion", "risk", "target", "update", "detectors", "selection")
@@ -130,7 +123,8 @@ class Parts:
     def needs(self) -> frozenset[str]:
         """Extra outputs that the parts read."""
         objective = None if self.attack is None else self.attack.objective
-        return self.criterion.needs | (frozenset() if objective is None else objective.needs)
+        needs = self.criterion.needs | self.risk.needs | frozenset().union(*(d.needs for d in self.detectors))
+        return needs if objective is None else needs | objective.needs
 
     def at(self, progress: Progress) -> Parts:
         """The parts at a moment; those that depend on progress have `at(progress)`."""
@@ -240,6 +234,12 @@ class Plan:
     def object_to(self, *problems: Problem) -> Plan:
         """Records objections, of an ingredient or of a plugin's `art_ext_check_plan`."""
         return replace(self, problems=(*self.problems, *problems))
+
+    def operate(self, model: nn.Module) -> nn.Module:
+        """Runs the surgery of all ingredients on a network, in order; mostly in place."""
+        for _, cut in self.surgery:
+            model = cut(model, self.facts)
+        return model
 
     def owner(self, slot: str) -> str:
         """Who set a slot, or "the default"."""

@@ -24,7 +24,7 @@ from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMe
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from art_ext.border.timm import check_network, find_head
+from art_ext.border.timm import check_network
 from art_ext.data.batches import ArrayBatches, Batches, GeneratorBatches
 from art_ext.data.checks import check_images, check_labels
 from art_ext.data.images import as_images
@@ -32,6 +32,7 @@ from art_ext.engine.fit import Fit, History
 from art_ext.engine.freeze import Crafter, frozen
 from art_ext.engine.net import Net
 from art_ext.engine.observe import Observer, RunInfo
+from art_ext.engine.optim import follow_surgery
 from art_ext.engine.run import Run, RunSettings, in_channels_last
 from art_ext.errors import ConfigError, DataError, ModelError, unknown
 from art_ext.evaluation.suite import HeldOut, threat_of
@@ -40,6 +41,7 @@ from art_ext.parts.attacks import PGD, Attack, BNMode, for_evaluation
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import norm_named
 from art_ext.parts.objectives import Objective, Score, ce
+from art_ext.parts.surgery import find_head
 from art_ext.plan import Plan
 from art_ext.types import Adversarial, Facts, Forward
 
@@ -60,12 +62,12 @@ class ClassifierView:
             raise EstimatorError(asked_by, (PyTorchClassifier,), classifier)
         self.classifier = classifier
         self.device: torch.device = classifier.device
+        self.facts = Facts(int(classifier.nb_classes), tuple(classifier.input_shape), self._clip())
         mean, std = self._standardisation()
         head = None
         if "features" in wanted:
-            head = find_head(classifier.model, torch.zeros(2, *classifier.input_shape, device=self.device))[1]
+            head = find_head(classifier.model, self.facts)[1]
         self.net = Net(classifier.model, mean, std, head, wanted)
-        self.facts = Facts(int(classifier.nb_classes), tuple(classifier.input_shape), self._clip())
 
     def check(self) -> None:
         """Runs one pass: a network that does not give (N, K) finite logits is refused."""
@@ -223,7 +225,17 @@ class RecipeTrainer(Trainer):
         return self._classifier.predict(x, **kwargs)
 
     def _view(self) -> ClassifierView:
-        return ClassifierView(self._classifier, type(self), wanted=self.plan().compose().needs)
+        """The classifier after surgery; its optimizer follows."""
+        plan = self.plan()
+        if plan.surgery:
+            model = self._classifier.model
+            if plan.operate(model) is not model:
+                raise ModelError(
+                    f"{' and '.join(plan.used)} replaces the whole network, which a classifier cannot follow; "
+                    "build the reshaped network first and give it to PyTorchClassifier"
+                )
+            follow_surgery(self._classifier.optimizer, model)
+        return ClassifierView(self._classifier, type(self), wanted=plan.compose().needs)
 
     def _run(
         self,
@@ -241,9 +253,6 @@ class RecipeTrainer(Trainer):
         observers = self._observers(run, plan, view, epochs, batches)
         with view.kept():
             torch.manual_seed(self.seed)
-            for module, cut in plan.surgery:
-                logger.info("%s reshapes the network", module)
-                cut(view.classifier.model)
             fit = Fit(
                 plan,
                 view.net,

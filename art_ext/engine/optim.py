@@ -106,3 +106,24 @@ def remember_rates(optimizer: torch.optim.Optimizer) -> None:
     """Each group's present rate becomes its base rate."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
+
+
+def follow_surgery(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Edits an optimizer's groups after a network was reshaped.
+
+    Parameters that are gone leave, with their state; new ones join the group of what they replaced.
+    """
+    present = {id(parameter): parameter for parameter in model.parameters()}
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    new = [parameter for key, parameter in present.items() if key not in held]
+    if not new:
+        return
+    home = optimizer.param_groups[-1]
+    for group in optimizer.param_groups:
+        gone = [parameter for parameter in group["params"] if id(parameter) not in present]
+        if gone:
+            home = group
+        for parameter in gone:
+            optimizer.state.pop(parameter, None)
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) in present]
+    home["params"].extend(new)

@@ -25,11 +25,13 @@ class Risk:
         joint: clean and adversarial rows share one pass, and so one batch of normalisation statistics.
         compares_outputs: it compares whole output distributions, which logits of a saturated softmax forbid.
         uses_criterion: False for a risk that brings a loss of its own.
+        needs: extra outputs that it reads.
     """
 
     joint: ClassVar[bool] = True
     compares_outputs: ClassVar[bool] = False
     uses_criterion: ClassVar[bool] = True
+    needs: ClassVar[frozenset[str]] = frozenset()
 
     def rows(self, n: int) -> Rows:
         """Which of n rows are used clean, and which are attacked."""
