@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shlex
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from art_ext.border.mlflow_models import load_model, log_model, save_model
 from art_ext.border.mlflow_upload import Opening, Position, Uploader, clean_name, cleaned_keys, one_line
 from art_ext.engine.journal import FILE, Journal
 from art_ext.engine.observe import EpochReport, Observer, RunInfo
-from art_ext.errors import ConfigError
+from art_ext.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,6 +45,7 @@ __all__ = [
     "log_model",
     "resolve_tracking",
     "save_model",
+    "tracker_for_trainers",
 ]
 
 _LONGEST_PARAM = 6000
@@ -401,6 +403,49 @@ class MLflowTracker(Observer):
         if self._temporary is not None:
             self._temporary._finalizer.detach()  # type: ignore[attr-defined]
             self._temporary = None
+
+
+class _TrainerTracker(MLflowTracker):
+    """For a trainer that is called directly: joins the user's run, says where, logs the network at the end."""
+
+    def __init__(self, model: nn.Module, input_shape: tuple[int, ...] | None) -> None:
+        super().__init__(resolve_tracking(None, Path.cwd()), join_active=True)
+        self.model = model
+        self.input_shape = input_shape
+
+    def run_start(self, info: RunInfo) -> None:
+        super().run_start(info)
+        if info.rank == 0:
+            print(f"tracked in {self.describe()}; track=False turns it off", file=sys.stderr)
+
+    def run_end(self, metrics: Mapping[str, float]) -> None:
+        if self.run_id is not None and self.input_shape is not None:
+            example = np.zeros((2, *self.input_shape), dtype=np.float32)
+            try:
+                self.log_model(self.model, _architecture(self.model), example)
+            except Exception as error:  # neither a full disk nor an odd network may cost the trained weights
+                _log.warning("the model was not logged (%s)", one_line(error))
+        super().run_end(metrics)
+
+
+def tracker_for_trainers(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> MLflowTracker:
+    """The tracker of a trainer that is called directly.
+
+    Args:
+        model: logged at the end of the run.
+        input_shape: (C, H, W); without it the network is not logged, since MLflow wants an example.
+    """
+    return _TrainerTracker(model, input_shape)
+
+
+def _architecture(model: nn.Module) -> Mapping[str, Any] | None:
+    """What timm needs to build the network again, or None for another library's or the user's own."""
+    from art_ext.border.timm import architecture
+
+    try:
+        return architecture(model)
+    except ModelError:
+        return None
 
 
 # ---------------------------------------------------------------------------- what is sent first
