@@ -37,6 +37,7 @@ __all__ = [
     "PluginManager",
     "create_plugin_manager",
     "default_manager",
+    "installed_plugins",
 ]
 
 ONLY, BLOCK = "ART_EXT_ONLY_PLUGINS", "ART_EXT_BLOCK_PLUGINS"
@@ -453,6 +454,11 @@ def create_plugin_manager(
     if load:
         manager.load_entry_points()
     return manager
+
+
+def installed_plugins() -> list[str]:
+    """The names of all plugins that are installed, without importing any."""
+    return sorted({CORE, *(point.name for point in metadata.entry_points(group=PROJECT))})
 
 
 @functools.cache
