@@ -22,7 +22,7 @@ from art_ext.plan import Parts, Plan, Scores
 from art_ext.types import Progress
 
 if TYPE_CHECKING:
-    from art_ext.data.batches import Batches
+    from art_ext.data.batches import Batch, Batches
 
 Validate = Callable[[Net, Parts, int], Scores]
 """(net, the present parts, epoch) to scores on held-out data."""
@@ -110,6 +110,14 @@ class Fit:
         if self._best_state is not None:
             self.net.load_state_dict(self._best_state)
 
+    def take(self, batch: Batch) -> dict[str, Tensor]:
+        """One update on one batch, with the present parts; returns the step's logs."""
+        self.net.train()
+        step = Step(self, batch.x, batch.y, batch.index)
+        self.update(step)
+        self.run.step += 1
+        return step.logs
+
     def _enter(self, epoch: int) -> None:
         """The parts of this epoch; a fresh optimizer and schedule where a phase that asked for them ended."""
         self.run.epoch = epoch
@@ -136,13 +144,9 @@ class Fit:
             if self.schedule is not None:
                 set_rates(self.raw_optimizer, self.schedule(done - self._phase_start, phase_epochs))
             self.parts = whole.at(run.progress)
-            self.net.train()
-            step = Step(self, batch.x, batch.y, batch.index)
-            self.update(step)
-            for name, value in step.logs.items():
+            for name, value in self.take(batch).items():
                 sums[name] = sums[name] + value if name in sums else value
             seen += len(batch.x)
-            run.step += 1
             if time.perf_counter() - looked > TICK_SECONDS:
                 run.raise_if_not_finite()
                 looked = time.perf_counter()
@@ -154,6 +158,7 @@ class Fit:
         self.parts = whole
         metrics = self._metrics(run.reduce(sums | {"rows": torch.full((), float(seen), device=run.device)}), seconds)
         metrics["lr"] = float(self.raw_optimizer.param_groups[0]["lr"])
+        run.share_statistics(self.net)
         scores = self._score(epoch, metrics)
         best = self._choose(epoch, scores, history)
         self._step_scheduler(metrics)

@@ -112,7 +112,7 @@ class Evaluator:
         began = time.perf_counter()
         if self._clean is None:
             parts = (self._batch(index) for index in torch.split(torch.arange(len(self.y)), BATCH))
-            self._clean = torch.cat([self._predict(x).eq(y).cpu() for x, y in parts])
+            self._clean = torch.cat([self.predict(x).eq(y).cpu() for x, y in parts])
         return Accuracy("clean", self._clean, "none", time.perf_counter() - began)
 
     def under(self, name: str, attack: Attack, *, standing: Tensor | None = None) -> Accuracy:
@@ -124,13 +124,22 @@ class Evaluator:
         began = time.perf_counter()
         right = (self.clean().right if standing is None else standing).clone()
         for index in torch.split(right.nonzero().squeeze(1), BATCH):
-            x, y = self._batch(index)
-            keys = Keys(self.seed, 0, index.to(self.device))
-            with self.crafter(self.net, attack.bn, x) as net:
-                score = (attack.objective or ce).bind(net, x, y)
-                adv = attack.craft(net, x, score, keys)
-            right[index] = self._predict(adv.x).eq(y).cpu()
+            adversarial, y = self.craft(attack, index)
+            right[index] = self.predict(adversarial).eq(y).cpu()
         return Accuracy(name, right, str(attack), time.perf_counter() - began)
+
+    def craft(self, attack: Attack, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Adversarial twins of the examples at `index` (n,), and their labels, on the device."""
+        x, y = self._batch(index)
+        with self.crafter(self.net, attack.bn, x) as net:
+            score = (attack.objective or ce).bind(net, x, y)
+            made = attack.craft(net, x, score, Keys(self.seed, 0, index.to(self.device)))
+        return made.x, y
+
+    def predict(self, x: Tensor) -> Tensor:
+        """(n,) predicted classes."""
+        with frozen(self.net), torch.no_grad():
+            return self.net(x).logits.argmax(1)  # type: ignore[no-any-return]
 
     def run(
         self, attacks: Sequence[tuple[str, Attack]], progress: Callable[[str], None] | None = None
@@ -144,11 +153,8 @@ class Evaluator:
         return rows
 
     def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return in_channels_last(self.images[index].to(self.device)), self.y[index].to(self.device)
-
-    def _predict(self, x: Tensor) -> Tensor:
-        with frozen(self.net), torch.no_grad():
-            return self.net(x).logits.argmax(1)  # type: ignore[no-any-return]
+        dtype = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), torch.float32)
+        return in_channels_last(self.images[index].to(self.device, dtype)), self.y[index].to(self.device)
 
 
 def informed(plan: Plan, threat: Threat, steps: int = 10, restarts: int = 1) -> list[tuple[str, PGD]]:

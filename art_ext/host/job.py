@@ -1,0 +1,192 @@
+"""A recipe with everything it names found and checked: data, network, optimizer, attacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from art_ext.border.timm import build_model, count_parameters
+from art_ext.data.augment import augmentation_from
+from art_ext.data.batches import ArrayBatches, split_off
+from art_ext.data.entry import Data, Split
+from art_ext.engine.optim import Schedule, make_optimizer, make_schedule
+from art_ext.engine.run import RunSettings
+from art_ext.entries import AttackEntry, EvaluationContext
+from art_ext.errors import ConfigError
+from art_ext.evaluation.suite import Threat, threat_of
+from art_ext.host.manager import Catalogue
+from art_ext.host.recipe import Recipe, Train
+from art_ext.ingredient import Ingredient
+from art_ext.parts.attacks import Attack
+from art_ext.parts.surgery import find_head
+from art_ext.plan import Plan
+from art_ext.types import Facts
+
+DEFAULT_ATTACKS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("pgd", {"steps": 20}),
+    ("pgd", {"steps": 20, "objective": "margin"}),
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a recipe asks for; made by `prepare`, which raises everything that is wrong with it."""
+
+    recipe: Recipe
+    catalogue: Catalogue
+    ingredients: tuple[Ingredient, ...]
+    data: Data
+    facts: Facts
+    threat: Threat
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain data, with every default spelled out."""
+        return self.recipe.resolved(self.catalogue)
+
+    @cached_property
+    def _parts(self) -> tuple[Split, Split]:
+        own = self.recipe.train
+        rows, held_out = split_off(len(self.data.train), self.data.train.y, own.held_out, own.seed)
+        return self.data.train.at(rows), self.data.train.at(held_out)
+
+    @property
+    def training(self) -> Split:
+        """The training rows without those held out."""
+        return self._parts[0]
+
+    @property
+    def held_out(self) -> Split:
+        """Training rows that only choose the best epoch."""
+        return self._parts[1]
+
+    def plan(self, ingredients: Sequence[Ingredient]) -> Plan:
+        return self.catalogue.plan(ingredients, self.facts)
+
+    @cached_property
+    def train(self) -> Train:
+        """The train settings, those that the ingredients ask for included; the undefended model has the same."""
+        return self.recipe.train.tuned(self.plan(self.ingredients).settings)
+
+    @property
+    def settings(self) -> RunSettings:
+        return RunSettings(
+            accelerator=self.train.accelerator,
+            devices=self.train.devices,
+            nodes=self.train.nodes,
+            precision=self.train.precision,
+            compile=self.train.compile,
+            channels_last=self.train.channels_last is not False,
+            clip_gradient=self.train.clip_gradient,
+        )
+
+    def batches(self, device: torch.device) -> ArrayBatches:
+        part, augment = self.training, augmentation_from(self.recipe.data.augment)
+        return ArrayBatches(part.x, part.y, self.train.batch_size, self.train.seed, device, augment)
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        return make_optimizer(self.train.optimizer.name, model.parameters(), self.train.optimizer.options)
+
+    def schedule(self) -> Schedule:
+        return make_schedule(self.train.schedule.name, self.train.schedule.options)
+
+    def model(self, plan: Plan) -> nn.Module:
+        """The network, its weights drawn from the seed, after surgery."""
+        wanted = self.recipe.model
+        if wanted.name is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self.train.seed)
+                return plan.operate(self.catalogue.model(wanted.name).build(wanted.options, self.facts))
+        assert wanted.timm is not None
+        model = build_model(
+            wanted.timm,
+            num_classes=self.facts.n_classes,
+            input_shape=self.facts.input_shape,
+            mean=wanted.mean,
+            std=wanted.std,
+            seed=self.train.seed,
+            **wanted.options,
+        )
+        return plan.operate(model)
+
+    def head(self, model: nn.Module) -> tuple[str, nn.Module]:
+        return find_head(model, self.facts, self.recipe.model.head)
+
+    def attacks(self, plan: Plan) -> list[tuple[str, Attack]]:
+        """The evaluation's attacks against a plan, by the names their results have."""
+        context = EvaluationContext(plan, self.threat.norm, self.threat.eps, self.facts.clip)
+        made: list[tuple[str, Attack]] = []
+        for entry, options in self._entries():
+            made += entry.build(options, context)
+        return made
+
+    def _entries(self) -> list[tuple[AttackEntry, Any]]:
+        asked = self.recipe.attacks(self.catalogue)
+        if asked:
+            return list(asked)
+        entries = ((self.catalogue.attack(name), options) for name, options in DEFAULT_ATTACKS)
+        return [(entry, entry.options(**options)) for entry, options in entries]
+
+    def describe(self) -> list[str]:
+        """What is about to be done, in a few lines."""
+        model, data = self.model(self.plan(())), self.data
+        shape = "x".join(str(side) for side in self.facts.input_shape)
+        return [
+            f"recipe    {self.recipe.name}: {' + '.join(i.name for i in self.ingredients) or 'no defence'}",
+            f"data      {data.name}: {len(self.training)} images to train on, {len(self.held_out)} held out, "
+            f"{len(data.test)} to test on; {shape}, {self.facts.n_classes} classes",
+            f"network   {self.recipe.model.timm or self.recipe.model.name}: {count_parameters(model):,} parameters",
+            f"threat    {self.threat}",
+        ]
+
+    def data_facts(self) -> dict[str, Any]:
+        return {
+            "name": self.data.name,
+            "source": self.data.source,
+            "digest": self.data.digest,
+            "n_train": len(self.training),
+            "n_held_out": len(self.held_out),
+            "n_test": len(self.data.test),
+        }
+
+
+def prepare(recipe: Recipe) -> Job:
+    """Finds and checks everything: settings before data, data before networks.
+
+    Raises:
+        ConfigError: for settings that cannot be used.
+        DataError: for data that is missing or cannot be read.
+        ModelError: for a network that cannot be built.
+    """
+    catalogue = recipe.catalogue()
+    ingredients = tuple(recipe.ingredients(catalogue))
+    find_threat(recipe, catalogue.plan(ingredients, recipe.assumed_facts()))
+    data = recipe.open_data(catalogue)
+    asked = recipe.model.num_classes
+    if asked is not None and asked != data.n_classes:
+        raise ConfigError(f"model.num_classes is {asked}, but {data.name} has {data.n_classes} classes; leave it out")
+    channels, height, width = data.input_shape
+    facts = Facts(data.n_classes, (channels, height, width))
+    plan = catalogue.plan(ingredients, facts)
+    job = Job(recipe, catalogue, ingredients, data, facts, find_threat(recipe, plan))
+    job.model(plan)
+    job.attacks(plan)
+    return job
+
+
+def find_threat(recipe: Recipe, plan: Plan) -> Threat:
+    """The recipe's `threat:`, else that of the plan's attack."""
+    if recipe.threat is not None:
+        return Threat(recipe.threat.norm, recipe.threat.eps, plan.facts.clip)
+    threat = threat_of(plan)
+    if threat is None:
+        raise ConfigError(
+            f"{recipe.name} trains without an attack, so nothing says what to evaluate against; "
+            "add threat: {norm: linf, eps: 0.15} to the recipe"
+        )
+    return threat
