@@ -66,8 +66,10 @@ def parse_range(value: Any) -> Any:
     bounds = value.get("uniform")
     if not isinstance(bounds, list | tuple) or len(bounds) != 2:
         raise ValueError("a range is written {uniform: [low, high]}")
-    low, high = (float(parse_number(b)) for b in bounds)
-    return Uniform(low, high, per=value.get("per", "example"))
+    low, high = (parse_number(bound) for bound in bounds)
+    if not isinstance(low, int | float) or not isinstance(high, int | float):
+        raise ValueError("both ends of a range are numbers")
+    return Uniform(float(low), float(high), per=value.get("per", "example"))
 
 
 Number = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
@@ -106,7 +108,10 @@ class Ingredient(BaseModel):
 def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
     """One line a problem, each naming the field as `prefix.field` and suggesting near names."""
     lines: dict[str, None] = {}
-    for item in error.errors():
+    items = error.errors()
+    for item in items:
+        if item["type"] == "dataclass_type" and any(i["loc"][:1] == item["loc"][:1] and i is not item for i in items):
+            continue  # the range that a field takes beside a number: a wrong number is no wrong range
         place = [str(part) for part in item["loc"] if not _is_union_branch(part)]
         where = ".".join([prefix, *place]) if prefix else ".".join(place)
         message = item["msg"].removeprefix("Value error, ")

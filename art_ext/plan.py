@@ -195,8 +195,7 @@ class Plan:
 
     def alter(self, by: Ingredient, slot: str, change: Callable[[Any], Any]) -> Plan:
         """Changes a part that another ingredient owns, or will own: kept until the plan is composed."""
-        if slot not in SLOTS:
-            raise ConfigError(unknown("slot", slot, SLOTS))
+        _held_in_a_slot(slot)
         return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change)))
 
     def wrap(
@@ -210,6 +209,8 @@ class Plan:
 
     def phase(self, by: Ingredient, until_epoch: int, *, reset_optimizer: bool = False, **parts: Any) -> Plan:
         """Other parts until an epoch; then the filled slots, with a fresh optimizer and schedule if asked."""
+        for slot in parts:
+            _held_in_a_slot(slot)
         if until_epoch <= 0:
             return self
         return replace(self, phases=(*self.phases, Phase(by.name, until_epoch, parts, reset_optimizer)))
@@ -326,7 +327,8 @@ class Plan:
         parts = self.compose()
         lines = [(f"surgery {i + 1}", _name(cut), owner) for i, (owner, cut) in enumerate(self.surgery)]
         for slot in ("attack", "criterion", "risk", "target"):
-            lines.append((slot, _name(getattr(parts, slot)), self._owners_of(slot)))
+            part = getattr(parts, slot)
+            lines.append((slot, _name(part), self.owner(slot) if part is None else self._owners_of(slot)))
         lines.append(("update", " around ".join(_name(u) for _, u in reversed(self.wraps())), self._update_owners()))
         lines += [("detector", _name(d), self.owner("detectors")) for d in parts.detectors]
         lines.append(("selection", _name(parts.selection), self.owner("selection")))
@@ -339,11 +341,19 @@ class Plan:
         return lines
 
     def _owners_of(self, slot: str) -> str:
-        altered = [a.owner for a in self.alterations if a.slot == slot and slot in self.slots]
+        altered = [a.owner for a in self.alterations if a.slot == slot]
         return ", altered by ".join([self.owner(slot), *altered])
 
     def _update_owners(self) -> str:
         return " around ".join(owner for owner, _ in reversed(self.wraps()))
+
+
+def _held_in_a_slot(slot: str) -> None:
+    """Refuses slots that are unknown, and `update`, which is composed once for the whole fit."""
+    if slot not in SLOTS:
+        raise ConfigError(unknown("slot", slot, SLOTS))
+    if slot == "update":
+        raise ConfigError("the update is neither altered nor changed between phases; wrap it instead")
 
 
 def _name(part: object) -> str:

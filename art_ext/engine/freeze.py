@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from art_ext.engine.net import Net
+from art_ext.errors import ModelError
 from art_ext.parts.attacks import BNMode
 from art_ext.types import Forward, Outputs
 
@@ -47,6 +48,24 @@ def alias(net: Net) -> Net:
     return copy.deepcopy(net, memo).eval()
 
 
+@contextmanager
+def unused(net: nn.Module) -> Iterator[None]:
+    """Refuses every pass through a module of `net`.
+
+    A copy whose forward goes through a closure still runs the modules it was copied from, in their mode.
+    """
+
+    def refuse(module: nn.Module, args: object) -> None:
+        raise ModelError(f"a copy of the network still runs the {type(module).__name__} that it was copied from")
+
+    handles = [module.register_forward_pre_hook(refuse) for module in net.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class Twin:
     """An eval-mode alias of a network for crafting, its batch norms folded into the layers before them.
 
@@ -64,7 +83,8 @@ class Twin:
         self.source = net
         self.net = alias(net)
         self._shared = self._addresses(self.net)
-        names = foldable_pairs(self.net, example)
+        with unused(net):
+            names = foldable_pairs(self.net, example)
         self.folded = names if names and folding_is_exact(net, names, example) else []
         self._pairs = [Pair(net, self.net, *pair) for pair in self.folded]
 

@@ -108,14 +108,14 @@ class Run:
     @contextmanager
     def crafting(self, net: Net, bn: BNMode, example: Tensor) -> Iterator[Forward]:
         """The network for an attack: the bare module (no hooks of data parallelism), under autocast."""
-        self._share_statistics(net)
+        self.share_statistics(net)
         with self.fabric.autocast(), self.crafter(net, bn, example) as forward:
             yield forward
 
     def autocast(self) -> AbstractContextManager[Any]:
         return self.fabric.autocast()
 
-    def _share_statistics(self, net: Net) -> None:
+    def share_statistics(self, net: Net) -> None:
         """The same normalisation statistics on all ranks: each would attack another network otherwise."""
         if self.world > 1:
             for buffer in net.buffers():

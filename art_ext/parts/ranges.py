@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ class Uniform:
     [0.01, 0.05] once per batch (Pang et al., ICML 2019).
 
     Raises:
-        ValueError: unless 0 <= low < high.
+        ValueError: unless 0 <= low < high, both finite.
     """
 
     low: float
@@ -26,8 +27,8 @@ class Uniform:
     per: Literal["example", "batch"] = "example"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high:
-            raise ValueError(f"a range needs 0 <= low < high, not [{self.low}, {self.high}]")
+        if not 0 <= self.low < self.high < math.inf:
+            raise ValueError(f"a range needs 0 <= low < high, both finite, not [{self.low}, {self.high}]")
         if self.per not in ("example", "batch"):
             raise ValueError(f"a range is drawn per 'example' or 'batch', not {self.per!r}")
 

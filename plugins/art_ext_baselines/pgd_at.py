@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from art_ext.api import (
     PGD,
@@ -61,6 +61,12 @@ class PGDAT(Ingredient):
     clean_fraction: Annotated[Number, Field(ge=0, lt=1, description="share of each batch left clean")] = 0.0
     augment: Annotated[bool, Field(description="all rows clean, and their adversarial twins beside them")] = False
     bn: Annotated[Literal["eval", "train"], Field(description="mode of normalisation layers while crafting")] = "eval"
+
+    @model_validator(mode="after")
+    def _one_kind_of_clean_rows(self) -> Self:
+        if self.augment and self.clean_fraction:
+            raise ValueError("augment keeps every row clean, so clean_fraction has no meaning; set one of them")
+        return self
 
     def apply(self, plan: Plan) -> Plan:
         attack = PGD(
