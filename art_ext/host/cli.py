@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -66,7 +66,7 @@ def _lines(error: ArtExtError) -> list[str]:
 
 def _usage(error: click.ClickException) -> str:
     message = error.format_message()
-    message = message[:1].lower() + message[1:]
+    message = (message[:1].lower() + message[1:]).replace(". Did you mean", "; did you mean")
     ctx = getattr(error, "ctx", None)
     return f"{message.rstrip('.')}; see {ctx.command_path} --help" if ctx is not None else message
 
@@ -93,14 +93,17 @@ _set_option = click.option(
 )
 
 
-@click.group(cls=_Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Cli, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="art_ext", prog_name="art-ext")
 @_debug_option
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Hardens image classifiers by adversarial training. Methods are plugins, experiments are recipes."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
-@cli.command()
+@cli.command(short_help="List plugins and what they offer.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 @_debug_option
 def plugins(as_json: bool) -> None:
@@ -114,21 +117,21 @@ def plugins(as_json: bool) -> None:
     _table(
         ("name", "version", "state", "offers"),
         [(info.name, f"{info.distribution} {info.version}".strip(), info.state, _offers(info)) for info in found],
-        [f"{info.state}: {info.cause}" if info.cause else "" for info in found],
+        [info.cause for info in found],
     )
 
 
 def _offers(info: PluginInfo) -> str:
-    parts = [
+    parts: list[str] = [
         f"{kind}: {', '.join(names)}"
         for kind in ("ingredients", "attacks", "datasets", "models")
         if (names := getattr(info, kind))
     ]
-    others = [hook for hook in ("art_ext_check_plan", "art_ext_observers") if hook in info.hooks]
-    return "; ".join(parts + others)
+    parts += [hook for hook in ("art_ext_check_plan", "art_ext_observers") if hook in info.hooks]
+    return "; ".join(parts)
 
 
-@cli.command()
+@cli.command(short_help="Show what a recipe makes of a training.")
 @click.argument("recipe")
 @_set_option
 @_debug_option
@@ -153,7 +156,7 @@ def _facts(facts: Facts) -> str:
     return f"{facts.n_classes} classes of {'x'.join(map(str, facts.input_shape))} images"
 
 
-@cli.command()
+@cli.command(short_help="Train, attack and compare models.")
 @click.argument("recipe")
 @_set_option
 @click.option("--dry-run", "dry", is_flag=True, help="Show what would be done and how long it would take.")
@@ -169,13 +172,15 @@ def harden(recipe: str, overrides: tuple[str, ...], dry: bool, output: Path | No
     from art_ext.host.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides)
-    # only now: this brings in MLflow and timm, which a mistake in the recipe should not wait for
-    from art_ext.host import harden as job
-
+    # only now: these bring in MLflow and timm, which a mistake in the recipe should not wait for
     if dry:
-        job.dry_run(loaded, click.echo)
+        from art_ext.host.dry_run import dry_run
+
+        dry_run(loaded, click.echo)
     else:
-        job.harden(loaded, output=output, echo=click.echo)
+        from art_ext.host.harden import harden as run
+
+        run(loaded, output=output, echo=click.echo)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> None:
@@ -204,18 +209,19 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]], notes: Seque
     for row, note in zip(rows, notes, strict=True):
         last = Text(row[-1])
         if note:
-            last = Text("\n" if row[-1] else "").join([last, Text(note, style="red")]) if row[-1] else Text(note, "red")
+            last = Text("\n" if row[-1] else "").join([last, Text(note, style="red")])
         table.add_row(*(Text(cell) for cell in row[:-1]), last)
     Console().print(table)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The entry point of `art-ext`."""
+    args = None if arguments is None else list(arguments)
     try:
-        cli.main(args=None if arguments is None else list(arguments), prog_name="art-ext", standalone_mode=False)
+        code = cli.main(args=args, prog_name="art-ext", standalone_mode=False)
     except click.ClickException as error:  # in the arguments of the group itself
         click.echo(f"error: {_usage(error)}", err=True)
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)
-    sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
