@@ -1,0 +1,162 @@
+"""Keyed noise: what an example draws depends on its own key alone, and is distributed as promised."""
+
+import itertools
+
+import pytest
+import torch
+from scipy import stats
+
+from art_ext.parts.noise import Keys, mix, mix_int
+from art_ext.parts.ranges import Uniform, largest
+
+SHAPE = (3, 4, 5)
+DRAWS = {"uniform": lambda keys: keys.uniform(SHAPE), "normal": lambda keys: keys.normal(SHAPE)}
+
+
+def _keys(index, seed=7, draw=2, step=0):
+    return Keys(seed, draw, torch.as_tensor(index, dtype=torch.int64), step=step)
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_an_example_draws_the_same_in_any_batch(draw):
+    whole = draw(_keys(range(50)))
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw(_keys(order)), whole[order])
+    assert torch.equal(draw(_keys([13])), whole[13:14])
+    assert torch.equal(draw(_keys(range(50))[10:20]), whole[10:20])
+    assert torch.equal(draw(_keys(range(50))[torch.tensor([4, 2])]), whole[[4, 2]])
+
+
+def test_a_step_number_does_not_reach_example_noise():
+    assert torch.equal(_keys([3], step=0).uniform(SHAPE), _keys([3], step=9).uniform(SHAPE))
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"draw": 3}])
+def test_seed_and_draw_change_the_noise(change):
+    assert not torch.equal(_keys([3], **change).uniform(SHAPE), _keys([3]).uniform(SHAPE))
+
+
+def test_mix_is_splitmix64():
+    """The published first outputs of SplitMix64 from the states 0 and 1234567 (Vigna's reference code)."""
+    golden = -0x61C8864680B583EB
+    expected = {0: [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4], 1234567: [6457827717110365317, 3203168211198807973]}
+    for state, words in expected.items():
+        z = state + torch.arange(1, 3) * golden
+        assert [int(word) & (1 << 64) - 1 for word in mix(z)] == words
+
+
+def test_plain_and_tensor_hashes_agree():
+    golden = -0x61C8864680B583EB
+    for word in (0, 5, -3, 2**62):
+        assert mix_int(word) == int(mix(torch.tensor(word) + golden))
+
+
+def test_the_noise_is_the_same_everywhere_and_always():
+    """Fixed numbers: they keep a resumed run, another machine and another release on the same noise."""
+    keys = Keys(0, 0, torch.tensor([0, 1])).stream("start")
+    words = keys.words((2,))
+    assert words.tolist() == _by_hand(0, 0, keys.salt, 0, [0, 1], 2)
+    uniform = [[(word >> 40 & (1 << 24) - 1) / 2**24 for word in row] for row in words.tolist()]
+    assert keys.uniform((2,)).tolist() == uniform
+
+
+def _by_hand(seed, draw, salt, lane, index, pixels):
+    """The documented hash in Python's unbounded integers."""
+    mask, golden = (1 << 64) - 1, 0x9E3779B97F4A7C15
+
+    def finalize(z):
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        return z ^ (z >> 31)
+
+    base = 0
+    for part in (seed, draw, salt, lane):
+        base = finalize((base + golden + part) & mask)
+
+    def signed(word):
+        return word - (1 << 64) if word >= 1 << 63 else word
+
+    examples = [finalize((i * golden + base) & mask) for i in index]
+    return [[signed(finalize((e + (p + 1) * golden) & mask)) for p in range(pixels)] for e in examples]
+
+
+def test_uniform_numbers_are_uniform():
+    u = _keys(range(200)).uniform((1000,)).double()
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs(u.mean() - 1 / 2) < 4 * (1 / 12 / u.numel()) ** 0.5
+    assert abs(u.var() - 1 / 12) < 1e-3
+    assert stats.kstest(u.flatten().numpy(), "uniform").pvalue > 1e-3
+    # Across examples, at one pixel: the sequence that neighbouring indices give.
+    assert stats.kstest(_keys(range(20_000)).uniform((2,))[:, 1].numpy(), "uniform").pvalue > 1e-3
+
+
+def test_normal_numbers_are_normal():
+    z = _keys(range(200)).normal((1000,)).double().flatten().numpy()
+    assert abs(z.mean()) < 4 / len(z) ** 0.5
+    assert abs(z.std() - 1) < 0.01
+    assert abs(stats.skew(z)) < 0.03
+    assert abs(stats.kurtosis(z)) < 0.06
+    assert stats.kstest(z, "norm").pvalue > 1e-3
+
+
+def _correlation(a, b):
+    return abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]))
+
+
+def test_streams_restarts_examples_seeds_and_lanes_are_independent():
+    n = 100_000
+    base = _keys([0])
+    fields = {
+        "plain": base.uniform((n,)),
+        "stream": base.stream("start").uniform((n,)),
+        "other stream": base.stream("radius").uniform((n,)),
+        "restart": base.stream("start", 1).uniform((n,)),
+        "stream of a stream": base.stream("start").stream("start").uniform((n,)),
+        "next example": _keys([1]).uniform((n,)),
+        "next epoch": _keys([0], draw=3).uniform((n,)),
+        "next seed": _keys([0], seed=8).uniform((n,)),
+        "lane": base.uniform((n,), lane=1),
+        "shifted": base.uniform((n + 1,))[:, 1:],
+    }
+    for (name, a), (other, b) in itertools.combinations(fields.items(), 2):
+        assert _correlation(a, b) < 5 / n**0.5, (name, other)
+
+
+def test_neighbouring_seeds_epochs_and_indices_do_not_collide():
+    words = [Keys(s, d, torch.arange(60)).words((4,)) for s in range(12) for d in range(12)]
+    flat = torch.cat(words).flatten()
+    assert len(flat.unique()) == len(flat)
+    uniform = torch.cat([Keys(s, d, torch.arange(60)).uniform((4,)) for s in range(12) for d in range(12)])
+    assert len(uniform.unique(dim=0)) == len(uniform)
+
+
+def test_seed_and_draw_are_not_interchangeable():
+    assert not torch.equal(Keys(1, 2, torch.arange(3)).words((4,)), Keys(2, 1, torch.arange(3)).words((4,)))
+
+
+def test_a_range_is_drawn_per_example_or_once_a_batch():
+    each = Uniform(0.1, 0.3).draw(_keys(range(10_000)))
+    assert each.shape == (10_000,)
+    assert 0.1 <= each.min() < 0.101
+    assert 0.299 < each.max() < 0.3
+    assert stats.kstest(each.numpy(), stats.uniform(0.1, 0.2).cdf).pvalue > 1e-3
+    assert torch.equal(each[5:9], Uniform(0.1, 0.3).draw(_keys([5, 6, 7, 8])))
+    batch = Uniform(0.1, 0.3, per="batch")
+    values = {float(batch.draw(_keys(range(5), step=step)).unique()) for step in range(20)}
+    assert len(values) == 20
+    # Neither the epoch nor the shard decides: all ranks of a step draw alike.
+    assert torch.equal(batch.draw(_keys([4, 8], step=3)), batch.draw(_keys([5, 9], step=3)))
+
+
+@pytest.mark.parametrize("bounds", [(0.3, 0.1), (0.2, 0.2), (-0.1, 0.2), (0.0, float("inf")), (0.0, float("nan"))])
+def test_impossible_ranges_are_refused(bounds):
+    with pytest.raises(ValueError, match="low < high"):
+        Uniform(*bounds)
+
+
+def test_a_range_has_an_upper_end():
+    assert largest(Uniform(0.1, 0.3)) == 0.3
+    assert largest(0.2) == 0.2
+    with pytest.raises(ValueError, match="per 'example' or 'batch'"):
+        Uniform(0.0, 1.0, per="epoch")
