@@ -240,7 +240,8 @@ class Walk:
     def begin(self, delta: Tensor, *, clamped: bool) -> Tensor:
         if self.mask is not None:
             delta = delta * self.mask
-        return self._inside(self.x + delta) if clamped else self.x + delta
+        adv = self.x.clone().add_(delta)  # strides of x: `x + delta` may not keep channels-last order
+        return self._inside(adv) if clamped else adv
 
     def step(self, adv: Tensor, grad: Tensor) -> Tensor:
         """Owns `adv`, which is overwritten in L-inf."""
@@ -259,8 +260,9 @@ class Walk:
         return self._inside(adv + norm.steepest(grad) * self.size)
 
     def _inside(self, adv: Tensor) -> Tensor:
+        """Owns `adv`, which is overwritten in L-inf."""
         if isinstance(self.attack.norm, Linf):
-            return torch.clamp(adv, self.low, self.high)
+            return torch.clamp(adv, self.low, self.high, out=adv)
         return (self.x + self.attack.norm.project(adv - self.x, self.eps)).clamp_(self.low, self.high)
 
 
