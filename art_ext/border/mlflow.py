@@ -364,15 +364,29 @@ class MLflowTracker(Observer):
             uri = self.tracking.uri
             address = mlflow_models.log_model(uri, self.run_id, model, architecture, example, recipe, tags=tags)
         except Exception as error:
-            place = self._folder / "model"
-            save_model(place, model, architecture, example, recipe)
-            _log.warning("the model could not be logged to MLflow (%s); it is in %s", one_line(error), place)
-            self._keep_folder()
+            self._keep_model(error, model, architecture, example, recipe)
             return None
         self._uploader.model_id = address.removeprefix("models:/")
         return address
 
     # -- inside
+
+    def _keep_model(
+        self,
+        reason: Exception,
+        model: nn.Module,
+        architecture: Mapping[str, Any] | None,
+        example: npt.NDArray[Any],
+        recipe: Mapping[str, Any] | None,
+    ) -> None:
+        place = self._folder / "model"
+        try:
+            save_model(place, model, architecture, example, recipe)
+        except Exception as error:  # an odd network, a full disk: neither may cost the trained weights in memory
+            _log.warning("the model could not be logged (%s)", one_line(error))
+            return
+        _log.warning("the model could not be logged to MLflow (%s); it is in %s", one_line(reason), place)
+        self._keep_folder()
 
     def _position(self, journal: Journal) -> Position:
         """Where an interrupted run in this folder stopped, or the beginning of a new one."""
@@ -421,10 +435,7 @@ class _TrainerTracker(MLflowTracker):
     def run_end(self, metrics: Mapping[str, float]) -> None:
         if self.run_id is not None and self.input_shape is not None:
             example = np.zeros((2, *self.input_shape), dtype=np.float32)
-            try:
-                self.log_model(self.model, _architecture(self.model), example)
-            except Exception as error:  # neither a full disk nor an odd network may cost the trained weights
-                _log.warning("the model was not logged (%s)", one_line(error))
+            self.log_model(self.model, _architecture(self.model, self.input_shape), example)
         super().run_end(metrics)
 
 
@@ -438,12 +449,12 @@ def tracker_for_trainers(model: nn.Module, input_shape: tuple[int, ...] | None =
     return _TrainerTracker(model, input_shape)
 
 
-def _architecture(model: nn.Module) -> Mapping[str, Any] | None:
+def _architecture(model: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, Any] | None:
     """What timm needs to build the network again, or None for another library's or the user's own."""
     from art_ext.border.timm import architecture
 
     try:
-        return architecture(model)
+        return architecture(model, input_shape)
     except ModelError:
         return None
 

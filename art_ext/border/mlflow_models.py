@@ -14,7 +14,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -222,7 +222,13 @@ class Stored:
     recipe: Mapping[str, Any]
 
 
-def load_model(address: str, *, into: nn.Module | None = None, uri: str | None = None) -> nn.Module:
+def load_model(
+    address: str,
+    *,
+    into: nn.Module | None = None,
+    change: Callable[[nn.Module], nn.Module] | None = None,
+    uri: str | None = None,
+) -> nn.Module:
     """A logged network again: in eval mode, trainable, open to attacks.
 
     Runs no code of the artifact: it is downloaded, its MLmodel is read as plain YAML for the names
@@ -231,6 +237,7 @@ def load_model(address: str, *, into: nn.Module | None = None, uri: str | None =
     Args:
         address: `models:/...`, `runs:/<run>/model`, or a folder.
         into: a network to load the weights into, for one that is not timm's.
+        change: what a method did to timm's network before training, as a replaced head.
         uri: the tracking store or server; default is MLflow's own choice.
 
     Raises:
@@ -252,7 +259,7 @@ def load_model(address: str, *, into: nn.Module | None = None, uri: str | None =
         )
     from art_ext.border.timm import rebuild
 
-    return rebuild(dict(stored.architecture), stored.weights).eval()
+    return rebuild(stored.architecture, stored.weights, change=change).eval()
 
 
 def load_stored(address: str, *, uri: str | None = None) -> Stored:

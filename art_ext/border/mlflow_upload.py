@@ -7,6 +7,7 @@ thread reads the journal from the position it has reached, sends, and notes the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -76,6 +77,13 @@ def one_line(error: BaseException) -> str:
     return (first or type(error).__name__)[:160]
 
 
+def root_cause(error: BaseException) -> str:
+    """What lies below the layers of an HTTP client: "Connection refused" rather than its wrapping."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return one_line(error)
+
+
 # --------------------------------------------------------------- MLflow's manners, for a while
 
 _patience_lock = threading.Lock()
@@ -85,7 +93,7 @@ _ours: set[str] = set()
 
 @contextmanager
 def impatient(timeout: int, retries: int) -> Iterator[None]:
-    """Short timeouts for MLflow's requests, and no progress bars, while it holds; what the user has set stays.
+    """Short timeouts for MLflow's requests, and nothing printed, while it holds; what the user set stays.
 
     MLflow takes them from environment variables only, and its defaults block for 4 to 20 minutes.
     Where several hold at once, the most patient one counts.
@@ -109,6 +117,7 @@ def _set_patience(add: tuple[int, int] | None = None, drop: tuple[int, int] | No
             ("MLFLOW_HTTP_REQUEST_TIMEOUT", timeout),
             ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", retries),
             ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false" if _patience else None),
+            ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true" if _patience else None),
         ):
             if name in os.environ and name not in _ours:
                 continue
@@ -156,6 +165,9 @@ def quiet() -> Iterator[None]:
 # ----------------------------------------------------------------------------------- position
 
 
+_saving = threading.Lock()  # the run's thread and the uploader's both save
+
+
 @dataclass
 class Position:
     """How far a run has been sent: what a later sync needs to send the rest, and only the rest.
@@ -186,9 +198,10 @@ class Position:
     def save(self, folder: Path) -> None:
         """Replaces `uploaded.json` in one move, so that a crash leaves the old or the new one."""
         path = folder / POSITION
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({"schema": 1, **asdict(self)}, indent=1) + "\n")
-        fresh.replace(path)
+        with _saving:
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps({"schema": 1, **asdict(self)}, indent=1) + "\n")
+            fresh.replace(path)
 
     @classmethod
     def load(cls, folder: Path) -> Position | None:
@@ -293,6 +306,8 @@ class Uploader:
 
     def flush(self, timeout: float) -> bool:
         """Waits for everything to be sent, no longer than `timeout` seconds; the thread ends."""
+        with contextlib.suppress(OSError):
+            self._save()  # the status too has to outlive a server that is gone
         self._ensure_thread()
         with self._changed:
             self._deadline = time.monotonic() + timeout
@@ -341,7 +356,7 @@ class Uploader:
                     self._warned = False
                     _log.info("MLflow answers again; everything was sent")
             except Exception as error:
-                self._warn(one_line(error))
+                self._warn(root_cause(error))
                 pause = _PAUSES[min(failures, len(_PAUSES) - 1)]
                 failures += 1
                 with self._changed:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,9 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mlflow import MlflowClient
 
     path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)  # the place of the default experiment's artifacts is written down now
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
     return path
 
 
@@ -105,25 +107,14 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Callable[[], Server]]:
-    """Starts servers that are gone when the tests are."""
-    started: list[Server] = []
-
-    def start() -> Server:
-        server = Server(tmp_path_factory.mktemp("server"), migrated)
-        started.append(server)
-        server.wait()
-        return server
-
-    yield start
-    for server in started:
-        server.kill()
-
-
-@pytest.fixture(scope="session")
-def server(start_server: Callable[[], Server]) -> Server:
-    """One server that many tests share; none may kill it."""
-    return start_server()
+def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Server]:
+    """One server for all tests, gone when they are; the test that kills it is the only one so far."""
+    started = Server(tmp_path_factory.mktemp("server"), migrated)
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.kill()
 
 
 @pytest.fixture
