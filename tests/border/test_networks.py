@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -33,6 +35,21 @@ def on_meta(name: str, **kwargs: object) -> nn.Module:
         return timm.create_model(name, **kwargs)
 
 
+@cache
+def shapes_of(name: str) -> nn.Module:
+    """For looking at only."""
+    return on_meta(name)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Layers this small are slower on several threads, and hundreds of times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 # ----------------------------------------------------------------------------- the networks
 
 
@@ -58,7 +75,7 @@ def test_the_table_in_the_docstring_is_true() -> None:
     rows = re.findall(r"^(\w+) .* (\d+\.\d\d) M  (\d+)x\d+$", networks.__doc__ or "", re.MULTILINE)
     assert sorted(name for name, _, _ in rows) == NAMES
     for name, millions, smallest in rows:
-        model = on_meta(name)
+        model = shapes_of(name)
         assert f"{count_parameters(model) / 1e6:.2f}" == millions, name
         assert model.smallest == int(smallest) == model.pretrained_cfg["min_input_size"][1], name
 
@@ -91,7 +108,7 @@ def test_timms_conventions(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", [(8, 8), (16, 20), (28, 28), (32, 32), (33, 47), (64, 64)])
 def test_sizes(name: str, size: tuple[int, int]) -> None:
-    model = on_meta(name)
+    model = shapes_of(name)
     x = torch.zeros(2, 3, *size, device="meta")
     if min(size) < model.smallest:
         with pytest.raises(ModelError, match=rf"^{name} needs images of at least {model.smallest}x"):
