@@ -108,8 +108,8 @@ class PGD:
         step_size: in clip-value units, or None for 2.5 eps / steps, for each example's own eps.
         momentum: decay mu of MI-FGSM: g <- mu g + grad / |grad|_1 (Dong et al., CVPR 2018, eq. (6)).
         clip: smallest and largest pixel value.
-        stop_when_wrong: with keep="best", drop examples from the work once the aim is achieved;
-            faster, and the same examples succeed.
+        stop_when_wrong: with keep="best", an example keeps the first iterate that achieves the aim and
+            drops out of the work; faster, and the same examples succeed.
     """
 
     norm: Norm
@@ -147,7 +147,7 @@ class PGD:
         if self.restarts == 1 and self.keep == "last":
             adv = self._once(net, x, score, keys.stream("start", 0), eps, mask, None)
             return Adversarial(adv, adv - x)
-        best = Best(x)
+        best = Best(x, settles=self.stop_when_wrong)
         for restart in range(self.restarts):
             rows = best.open_rows() if self.stop_when_wrong else None
             if rows is not None and len(rows) == 0:
@@ -267,10 +267,14 @@ class Walk:
 
 
 class Best:
-    """Per example, the best adversarial example so far."""
+    """Per example, the best adversarial example so far.
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x.clone()
+    With `settles`, an example keeps the first that achieves the aim: when the work on it ends would
+    depend on the others in its batch otherwise.
+    """
+
+    def __init__(self, x: Tensor, *, settles: bool = False) -> None:
+        self.x, self.settles = x.clone(), settles
         self.value = torch.full((len(x),), float("-inf"), device=x.device, dtype=x.dtype)
         self.wrong = torch.zeros(len(x), dtype=torch.bool, device=x.device)
 
@@ -279,6 +283,8 @@ class Best:
         better = value > self.value
         if aim_first:
             better = (wrong & ~self.wrong) | ((wrong == self.wrong) & better)
+        if self.settles:
+            better = better & ~self.wrong
         torch.where(per_example(better), x, self.x, out=self.x)
         self.value = torch.where(better, value.to(self.value.dtype), self.value)
         self.wrong = torch.where(better, wrong, self.wrong)
@@ -288,7 +294,7 @@ class Best:
         return (~self.wrong).nonzero().squeeze(1)
 
     def part(self, rows: Tensor) -> Best:
-        part = Best(self.x[rows])
+        part = Best(self.x[rows], settles=self.settles)
         part.value, part.wrong = self.value[rows], self.wrong[rows]
         return part
 
