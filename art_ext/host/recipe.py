@@ -26,6 +26,7 @@ from pydantic import (
     StrictBool,
     StrictInt,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -194,17 +195,20 @@ class Train(_Section):
     def _known_optimizer(cls, value: Named) -> Named:
         maker = _known("optimizer", value.name, OPTIMIZERS)
         options = _checked_options(value, maker)
-        _as_value_error(lambda: make_optimizer(value.name, [torch.nn.Parameter(torch.zeros(1))], options))
+        if not all(map(_surely_fine, options.values())):
+            # torch judges the rest; not always, since its first optimizer loads its compiler, which takes seconds
+            _as_value_error(lambda: make_optimizer(value.name, [torch.nn.Parameter(torch.zeros(1))], options))
         return Named(value.name, options)
 
     @field_validator("schedule")
     @classmethod
-    def _known_schedule(cls, value: Named) -> Named:
+    def _known_schedule(cls, value: Named, info: ValidationInfo) -> Named:
         maker = _known("schedule", value.name, SCHEDULES)
         options = _checked_options(value, maker)
         schedule = _as_value_error(lambda: make_schedule(value.name, options))
-        for epoch in (0.0, 0.5, 5.0, 9.99, 10.0):
-            factor = _as_value_error(functools.partial(schedule, epoch, 10.0))
+        epochs = float(info.data.get("epochs", 15))
+        for hundredth in range(101):
+            factor = _as_value_error(functools.partial(schedule, epochs * hundredth / 100, epochs))
             if isinstance(factor, complex) or not math.isfinite(factor) or factor < 0:
                 raise ValueError(f"{value.name} makes the learning rate {factor} times its base; change its options")
         return Named(value.name, options)
@@ -404,7 +408,7 @@ class _Marks:
 
     def _order(self, place: Place) -> tuple[int, int]:
         line, by = self._find(place)
-        return (1, 0) if by is not None else (0, line or 0)
+        return (0, line or 0) if by is None else (1, list(self.overrides.values()).index(by))
 
     def _where(self, place: Place) -> str:
         line, by = self._find(place)
@@ -869,6 +873,13 @@ def _number(name: str, value: Any) -> int | float:
     if not isinstance(number, int | float) or not abs(number) < math.inf:
         raise ValueError(f"{name} is a number, not {value!r}")
     return number
+
+
+def _surely_fine(option: Any) -> bool:
+    """Whether every optimizer takes the value: a number from 0, a pair of betas, or a switch left off."""
+    if isinstance(option, list):
+        return len(option) == 2 and all(0 <= item < 1 for item in option)
+    return option is None or (option >= 0 and option is not True)
 
 
 def _completed(named: Named, makers: Mapping[str, Callable[..., Any]]) -> dict[str, Any]:
