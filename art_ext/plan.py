@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
 
 class Update(Protocol):
-    """What one batch does to the weights, in terms of the step's verbs."""
+    """What one batch does to the weights, in terms of the step's verbs.
+
+    An update says what goes with it by attributes, of which it may leave out any:
+        wrappable (True): False where it takes several steps of its own, which a wrapper would see as one.
+        recrafts (False): it moves the weights and then attacks them anew, within one batch.
+        holds_craft (False): it needs the batch's one craft from before the update inside it to after
+            that; so nothing inside it may recraft.
+    One that keeps state from batch to batch has `state_dict()` and `load_state_dict(state)`.
+    """
 
     def __call__(self, step: Step) -> None: ...
 
@@ -147,6 +155,7 @@ class Plan:
     facts: Facts
     slots: Mapping[str, Any] = field(default_factory=_empty)
     owners: Mapping[str, str] = field(default_factory=_empty)
+    defaults: Mapping[str, tuple[str, Any]] = field(default_factory=_empty)
     surgery: tuple[tuple[str, Surgery], ...] = ()
     alterations: tuple[_Alteration, ...] = ()
     wrappers: tuple[_Wrapper, ...] = ()
@@ -188,6 +197,13 @@ class Plan:
                 continue
             plan = replace(plan, slots={**plan.slots, slot: part}, owners={**plan.owners, slot: by.name})
         return plan
+
+    def default(self, by: Ingredient, **parts: Any) -> Plan:
+        """Parts for slots that no ingredient fills, whatever the order; of two defaults the first holds."""
+        for slot in parts:
+            if slot not in SLOTS:
+                raise ConfigError(unknown("slot", slot, SLOTS))
+        return replace(self, defaults={**{slot: (by.name, part) for slot, part in parts.items()}, **self.defaults})
 
     def reshape(self, by: Ingredient, *surgery: Surgery) -> Plan:
         """Changes the network before training; surgeries of all ingredients run in order."""
@@ -244,11 +260,12 @@ class Plan:
 
     def owner(self, slot: str) -> str:
         """Who set a slot, or "the default"."""
-        return self.owners.get(slot, "the default")
+        by, _ = self.defaults.get(slot, ("the default", None))
+        return self.owners.get(slot, by)
 
     def wraps(self) -> list[tuple[str, Update]]:
         """The update's layers from the innermost out, each with its owner."""
-        update: Update = self.slots.get("update", Descend())
+        update: Update = self._filled().get("update", Descend())
         layers = [(self.owner("update"), update)]
         ordered = sorted(self.wrappers, key=lambda w: w.stratum == "average")
         for wrapper in ordered:
@@ -258,7 +275,7 @@ class Plan:
 
     def compose(self, epoch: float | None = None) -> Parts:
         """The parts that hold at an epoch, or after all phases."""
-        slots = dict(self.slots)
+        slots = self._filled()
         for phase in self._active(epoch):
             slots.update(phase.slots)
         slots.setdefault("criterion", CrossEntropy())
@@ -285,7 +302,7 @@ class Plan:
             for problem in self._contradictions(self.compose(epoch)):
                 if problem not in found:
                     found.append(problem)
-        return found
+        return [*found, *self._misplaced_updates()]
 
     def _contradictions(self, parts: Parts) -> Iterable[Problem]:
         criterion, risk, target = (self.owner(slot) for slot in ("criterion", "risk", "target"))
@@ -294,6 +311,12 @@ class Plan:
                 f"{criterion} needs one true class per example, but {target} supplies class distributions; "
                 "remove one of them, or use the criterion ce",
                 (criterion, target),
+            )
+        if parts.target.gives_distributions and not parts.risk.uses_criterion:
+            yield Problem(
+                f"{risk} brings its own loss of the labels and would ignore the class distributions of {target}; "
+                "remove one of them",
+                (risk, target),
             )
         if parts.risk.needs_adversarial and parts.attack is None:
             yield Problem(f"{risk} needs adversarial examples, but nothing sets an attack; add one that does", (risk,))
@@ -315,6 +338,28 @@ class Plan:
                     "add an ingredient that trains on an attack",
                     (wrapper.owner, risk),
                 )
+
+    def _misplaced_updates(self) -> Iterable[Problem]:
+        """Wrappers that the update inside them does not go with; averages go around anything."""
+        layers = self.wraps()[: 1 + sum(wrapper.stratum == "step" for wrapper in self.wrappers)]
+        for number, (outer, update) in enumerate(layers):
+            for inner, inside in layers[:number]:
+                if not getattr(inside, "wrappable", True):
+                    yield Problem(
+                        f"{outer} goes around one step a batch, but {inner} takes several of its own; "
+                        "remove one of them",
+                        (outer, inner),
+                    )
+                elif getattr(update, "holds_craft", False) and getattr(inside, "recrafts", False):
+                    yield Problem(
+                        f"{outer} needs the batch's adversarial examples to the end, but {inner} inside it moves the "
+                        f"weights and makes new ones; list {inner} after {outer}, so that it goes around",
+                        (outer, inner),
+                    )
+
+    def _filled(self) -> dict[str, Any]:
+        """The slots that an ingredient fills, or gives a default."""
+        return {**{slot: part for slot, (_, part) in self.defaults.items()}, **self.slots}
 
     def _active(self, epoch: float | None) -> list[Phase]:
         return [] if epoch is None else [phase for phase in self.phases if epoch < phase.until_epoch]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_ext.errors import ConfigError
 from art_ext.parts.noise import Keys
@@ -15,6 +16,9 @@ from art_ext.types import Adversarial, Outputs, View, Views
 
 if TYPE_CHECKING:
     from art_ext.engine.fit import Fit
+
+Moves = Sequence[tuple[nn.Parameter, Tensor]]
+"""Parameters, each with a tensor of its shape: gradients, or what is added to it."""
 
 
 class Step:
@@ -33,9 +37,13 @@ class Step:
         self.logs: dict[str, Tensor] = {}
         self._memo: Adversarial | None = None
         self._memo_version = -1
+        self._crafts = 0
 
     def craft(self) -> Adversarial:
-        """The adversarial twins of the rows that the risk attacks; kept while the weights stand still."""
+        """The adversarial twins of the rows that the risk attacks; kept while the weights stand still.
+
+        Each further craft of a batch has noise of its own.
+        """
         if self._memo is not None and self._memo_version == self.run.weights_version:
             return self._memo
         rows, attack = self.parts.risk.rows(len(self.x)).adv, self.parts.attack
@@ -44,9 +52,11 @@ class Step:
         x, y = self.x[rows], self.y[rows]
         if len(x) == 0:
             return Adversarial(x, torch.zeros_like(x))
+        keys = self.keys[rows] if self._crafts == 0 else self.keys[rows].stream("craft", self._crafts)
         with self.run.crafting(self.net, attack.bn, x) as net:
             score = (attack.objective or ce).bind(net, x, y)
-            self._memo = attack.craft(net, x, score, self.keys[rows])
+            self._memo = attack.craft(net, x, score, keys)
+        self._crafts += 1
         self._memo_version = self.run.weights_version
         return self._memo
 
@@ -103,6 +113,64 @@ class Step:
     def descend(self, loss: Tensor) -> None:
         self.backward(loss)
         self.apply()
+
+    def gradients(self, loss: Tensor) -> Moves:
+        """The gradient of a loss in each parameter, averaged over ranks; nothing moves, none stays behind.
+
+        Where half precision scales the loss, it is taken out again; none is given where one overflowed.
+        """
+        self.backward(loss)
+        found = [(p, p.grad) for p in self.net.parameters() if p.grad is not None]
+        self.fit.optimizer.zero_grad(set_to_none=True)
+        scaler = getattr(self.run.fabric.strategy.precision, "scaler", None)
+        if scaler is None:
+            return found
+        scale = scaler.get_scale()
+        found = [(p, grad / scale) for p, grad in found]
+        return found if all(bool(grad.isfinite().all()) for _, grad in found) else []
+
+    @torch.no_grad()
+    def descend_plainly(self, loss: Tensor, share: float = 1.0) -> None:
+        """One step of plain gradient descent at a share of the present learning rates.
+
+        It has no part in the optimizer: no momentum, no weight decay, no clipping.
+        """
+        with torch.enable_grad():
+            moves = dict(self.gradients(loss))
+        for group in self.fit.raw_optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter in moves:
+                    parameter.add_(moves[parameter], alpha=-share * float(group["lr"]))
+        self.run.weights_version += 1
+
+    @contextmanager
+    def moved(self, moves: Moves) -> Iterator[None]:
+        """While it holds, the weights are moved; afterwards the same is subtracted, whatever happened.
+
+        A craft made before stays in use: the weights it was made for come back.
+        """
+        with torch.no_grad():
+            for parameter, move in moves:
+                parameter.add_(move)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, move in moves:
+                    parameter.sub_(move)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Passes inside it leave no trace: logs and the statistics of normalisation layers are put back."""
+        logs, self.logs = self.logs, {}
+        kept = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
+        try:
+            yield
+        finally:
+            self.logs = logs
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
 
     def helper(self, name: str) -> tuple[Any, Any]:
         """A helper network and its optimizer."""

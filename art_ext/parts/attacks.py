@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from art_ext.errors import ConfigError
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import Eps, Linf, Norm, lp, per_example
 from art_ext.parts.objectives import Objective, Score, ce
-from art_ext.types import Adversarial, Forward
+from art_ext.types import Adversarial, Forward, Progress
 
 BNMode = Literal["eval", "train"]
 Keep = Literal["last", "best"]
@@ -92,6 +92,12 @@ class ZeroStart:
 STARTS: dict[str, Start] = {"uniform": UniformStart(), "gaussian": GaussianStart(), "zero": ZeroStart()}
 
 
+class Scheduled(Protocol):
+    """An option that depends on progress; `PGD.at` puts its present value in its place."""
+
+    def at(self, progress: Progress) -> int: ...
+
+
 @dataclass(frozen=True)
 class PGD:
     """Projected gradient descent (Madry et al., ICLR 2018), with the options of its descendants.
@@ -110,6 +116,10 @@ class PGD:
         clip: smallest and largest pixel value.
         stop_when_wrong: with keep="best", an example keeps the first iterate that achieves the aim and
             drops out of the work; faster, and the same examples succeed.
+        tau: steps that an example takes from wrong iterates before it stays where it is and drops out
+            of the work, or None for all `steps` (Zhang et al., ICML 2020, algorithm 1). At 0 it stays
+            at its first wrong iterate, which may be the start; at `steps` it is ordinary PGD.
+        jitter: deviation of normal noise that is added at every step, before ball and box.
     """
 
     norm: Norm
@@ -123,6 +133,8 @@ class PGD:
     bn: BNMode = "eval"
     clip: tuple[float, float] = (0.0, 1.0)
     stop_when_wrong: bool = False
+    tau: int | Scheduled | None = None
+    jitter: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts"):
@@ -130,10 +142,22 @@ class PGD:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.step_size is not None and self.step_size <= 0:
             raise ConfigError(f"step_size must be above 0, got {self.step_size}")
-        if self.momentum < 0:
-            raise ConfigError(f"momentum must not be negative, got {self.momentum}")
+        for name in ("momentum", "jitter"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
         if self.stop_when_wrong and self.keep != "best":
             raise ConfigError("stop_when_wrong needs keep='best', since the last iterate is not looked at otherwise")
+
+        if isinstance(self.tau, int) and self.tau < 0:
+            raise ConfigError(f"tau must not be negative, got {self.tau}")
+        if self.tau is not None and (self.keep != "last" or self.restarts > 1 or self.momentum):
+            raise ConfigError("tau ends a single plain run early; it goes with keep='last', 1 restart and no momentum")
+
+    def at(self, progress: Progress) -> Self:
+        """The attack at a moment: each option that has `at(progress)` gives way to its present value."""
+        values: dict[str, Any] = {option.name: getattr(self, option.name) for option in fields(self)}
+        present = {name: value.at(progress) for name, value in values.items() if hasattr(value, "at")}
+        return replace(self, **present) if present else self
 
     @property
     def cost(self) -> int:
@@ -144,6 +168,9 @@ class PGD:
         eps = self.norm.radius(keys, x)
         if mask is not None:
             mask = torch.as_tensor(mask, dtype=x.dtype, device=x.device).expand_as(x)
+        if self.tau is not None:
+            adv = self._early(net, x, score, keys.stream("start", 0), eps, mask)
+            return Adversarial(adv, adv - x)
         if self.restarts == 1 and self.keep == "last":
             adv = self._once(net, x, score, keys.stream("start", 0), eps, mask, None)
             return Adversarial(adv, adv - x)
@@ -185,7 +212,7 @@ class PGD:
         walk = Walk.of(self, x, eps, mask)
         adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped or best is not None)
         velocity = torch.zeros_like(x) if self.momentum else None
-        for _ in range(self.steps):
+        for step in range(self.steps):
             if self.stop_when_wrong and best is not None and len(best.open_rows()) == 0:
                 return adv
             adv.requires_grad_()
@@ -198,12 +225,38 @@ class PGD:
             if velocity is not None:
                 velocity.mul_(self.momentum).add_(grad / per_example(lp(grad, 1)).clamp(min=1e-12))
                 grad = velocity
-            adv = walk.step(adv, grad)
+            adv = walk.step(adv, grad, self._noise(keys, step, x))
         if best is not None:
             with torch.no_grad():
                 out = net(adv)
             best.consider(adv, score.value(out), score.wrong(out))
         return adv
+
+    def _early(
+        self, net: Forward, x: Tensor, score: Score, keys: Keys, eps: Eps, mask: Tensor | None
+    ) -> Tensor:
+        """One run that each example leaves once it took `tau` steps from wrong iterates and is wrong again."""
+        walk = Walk.of(self, x, eps, mask)
+        adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped)
+        rows = torch.arange(len(x), device=x.device)
+        left = torch.full_like(rows, self.tau)  # type: ignore[arg-type]  # `at` made it a number
+        for step in range(self.steps):
+            here, own = adv[rows].requires_grad_(), score[rows]
+            out = net(here)
+            (grad,) = torch.autograd.grad(own.value(out).sum(), here)
+            left = left - own.wrong(out).long()
+            going = left >= 0
+            here, grad, rows, left = here.detach()[going], grad[going], rows[going], left[going]
+            if len(rows) == 0:
+                break
+            adv[rows] = walk[rows].step(here, grad, self._noise(keys[rows], step, here))
+        return adv
+
+    def _noise(self, keys: Keys, step: int, x: Tensor) -> Tensor | None:
+        """(N, C, H, W) jitter of a step, keyed by example."""
+        if not self.jitter:
+            return None
+        return self.jitter * keys.stream("jitter", step).normal(tuple(x.shape[1:])).to(x.dtype)
 
     def __str__(self) -> str:
         size = "2.5 eps / steps" if self.step_size is None else f"{self.step_size:g}"
@@ -212,6 +265,10 @@ class PGD:
             parts.append(f"{self.restarts} restarts")
         if self.momentum:
             parts.append(f"momentum {self.momentum:g}")
+        if self.jitter:
+            parts.append(f"jitter {self.jitter:g}")
+        if self.tau is not None:
+            parts.append(f"stops once wrong, after tau {self.tau}")
         return f"PGD({', '.join(parts)}, keeps {self.keep}, bn {self.bn})"
 
 
@@ -243,21 +300,31 @@ class Walk:
         adv = self.x.clone().add_(delta)  # strides of x: `x + delta` may not keep channels-last order
         return self._inside(adv) if clamped else adv
 
-    def step(self, adv: Tensor, grad: Tensor) -> Tensor:
+    def __getitem__(self, rows: Tensor) -> Walk:
+        """The same geometry for some of the examples."""
+        own: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(self, **{n: v[rows] for n, v in own.items() if isinstance(v, Tensor) and v.ndim > 0})
+
+    def step(self, adv: Tensor, grad: Tensor, noise: Tensor | None = None) -> Tensor:
         """Owns `adv`, which is overwritten in L-inf."""
         norm = self.attack.norm
+        if noise is not None and self.mask is not None:
+            noise = noise * self.mask
         if isinstance(norm, Linf):
             direction = grad.sign()
             if isinstance(self.size, Tensor):
                 adv.addcmul_(direction, self.size)
             else:
                 adv.add_(direction, alpha=self.size)
+            if noise is not None:
+                adv.add_(noise)
             return torch.clamp(adv, self.low, self.high, out=adv)
         if self.mask is not None:
             grad = grad * self.mask
         if norm.skips_saturated:
             grad = grad.masked_fill(((adv >= self.high) & (grad > 0)) | ((adv <= self.low) & (grad < 0)), 0)
-        return self._inside(adv + norm.steepest(grad) * self.size)
+        adv = adv + norm.steepest(grad) * self.size
+        return self._inside(adv if noise is None else adv + noise)
 
     def _inside(self, adv: Tensor) -> Tensor:
         """Owns `adv`, which is overwritten in L-inf."""
@@ -303,8 +370,9 @@ class Best:
 
 
 def for_evaluation(attack: PGD, **changes: object) -> PGD:
-    """The same attack as an evaluation runs it: best iterate per example, eval-mode normalisation,
-    the largest eps of a range."""
+    """The same attack as an evaluation runs it: best iterate per example, all its steps, no jitter,
+    eval-mode normalisation, the largest eps of a range."""
     norm = replace(attack.norm, eps=attack.norm.largest)
-    settings: dict[str, object] = {"norm": norm, "keep": "best", "bn": "eval", "stop_when_wrong": True, **changes}
+    settings: dict[str, object] = {"norm": norm, "keep": "best", "bn": "eval", "stop_when_wrong": True}
+    settings |= {"tau": None, "jitter": 0.0, **changes}
     return replace(attack, **settings)  # type: ignore[arg-type]
