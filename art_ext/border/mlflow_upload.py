@@ -346,7 +346,7 @@ class Uploader:
                 if self._deadline is None:
                     self._changed.wait_for(lambda: self._deadline is not None, timeout=pause)
                 elif failures > 1:
-                    self._changed.wait(timeout=1.0)
+                    self._changed.wait(timeout=0.5)
                 self._todo = False
             try:
                 with impatient(self.timeout, retries=0), quiet():

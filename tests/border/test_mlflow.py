@@ -667,6 +667,7 @@ def test_a_logged_model_can_be_served_attacked_and_trained(store: Tracking, fake
     np.testing.assert_allclose(served.predict(EXAMPLE), logits.detach().numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_of_timms_comes_back_with_its_pixels_layer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from art_ext.border.timm import architecture, build_model
 
