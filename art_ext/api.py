@@ -39,9 +39,10 @@ from art_ext.parts.objectives import (
 from art_ext.parts.ranges import Uniform
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
 from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, put
+from art_ext.parts.targeted import EveryTarget, RandomTarget, wrong_classes
 from art_ext.parts.targets import Target
 from art_ext.plan import Plan, Scores, Update, worst_case
-from art_ext.types import Adversarial, Facts, Outputs, Progress, Rows, View, Views, offer
+from art_ext.types import Adversarial, Facts, Forward, Outputs, Progress, Rows, View, Views, offer
 
 __all__ = [
     "L1",
@@ -61,7 +62,9 @@ __all__ = [
     "DataError",
     "Detector",
     "EvaluationContext",
+    "EveryTarget",
     "Facts",
+    "Forward",
     "GaussianStart",
     "Ingredient",
     "Keys",
@@ -81,6 +84,7 @@ __all__ = [
     "Problem",
     "Progress",
     "Radius",
+    "RandomTarget",
     "ReplaceHead",
     "Risk",
     "Rows",
@@ -115,4 +119,5 @@ __all__ = [
     "offer",
     "put",
     "worst_case",
+    "wrong_classes",
 ]

@@ -20,6 +20,7 @@ from art_ext.api import (
     Plan,
     Positive,
     Radius,
+    RandomTarget,
     Risk,
     Start,
     UniformStart,
@@ -58,6 +59,7 @@ class PGDAT(Ingredient):
     momentum: NonNegative = 0.0
     start: StartName = "uniform"
     objective: Annotated[ObjectiveName, Field(description="criterion: the adversary it declares")] = "ce"
+    random_target: Annotated[bool, Field(description="towards one random wrong class per example")] = False
     clean_fraction: Annotated[Number, Field(ge=0, lt=1, description="share of each batch left clean")] = 0.0
     augment: Annotated[bool, Field(description="all rows clean, and their adversarial twins beside them")] = False
     bn: Annotated[Literal["eval", "train"], Field(description="mode of normalisation layers while crafting")] = "eval"
@@ -80,6 +82,8 @@ class PGDAT(Ingredient):
             bn=self.bn,
             clip=plan.facts.clip,
         )
+        if self.random_target:
+            attack = RandomTarget(**vars(attack), n_classes=plan.facts.n_classes)
         return plan.fill(self, attack=attack, risk=self._risk())
 
     def _risk(self) -> Risk:

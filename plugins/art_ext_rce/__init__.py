@@ -1,0 +1,69 @@
+"""RCE: reverse cross-entropy training with threshold detection (Pang et al., NeurIPS 2018), as an art_ext plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from art_ext.api import AttackEntry, Ingredient, hookimpl, lazily
+from art_ext_rce.attacks import ATTACKS, CWHighConfidence, CWWhiteBox, EvadeDetectors
+from art_ext_rce.carlini_wagner import CarliniWagner, cw_high_confidence, cw_white_box
+from art_ext_rce.detectors import LID, KDensity, LogOdds, NonMaxEntropy
+from art_ext_rce.evading import evading
+from art_ext_rce.formulas import (
+    density_penalty,
+    detection_auc,
+    local_intrinsic_dimension,
+    log_k_density,
+    log_odds,
+    median_gap,
+    non_max_entropy,
+    rce_loss,
+)
+from art_ext_rce.ingredient import RCE, Negate, RCELoss
+
+if TYPE_CHECKING:
+    from art_ext_rce.art import CWHighConfidenceAttack, CWWhiteBoxAttack, EvadeDetectorsAttack, RCEAttack, RCETrainer
+
+__all__ = [
+    "LID",
+    "RCE",
+    "CWHighConfidence",
+    "CWHighConfidenceAttack",
+    "CWWhiteBox",
+    "CWWhiteBoxAttack",
+    "CarliniWagner",
+    "EvadeDetectors",
+    "EvadeDetectorsAttack",
+    "KDensity",
+    "LogOdds",
+    "Negate",
+    "NonMaxEntropy",
+    "RCEAttack",
+    "RCELoss",
+    "RCETrainer",
+    "cw_high_confidence",
+    "cw_white_box",
+    "density_penalty",
+    "detection_auc",
+    "evading",
+    "local_intrinsic_dimension",
+    "log_k_density",
+    "log_odds",
+    "median_gap",
+    "non_max_entropy",
+    "rce_loss",
+]
+
+__getattr__ = lazily(
+    __name__, art=("CWHighConfidenceAttack", "CWWhiteBoxAttack", "EvadeDetectorsAttack", "RCEAttack", "RCETrainer")
+)
+
+
+@hookimpl
+def art_ext_ingredients() -> list[type[Ingredient]]:
+    return [RCE]
+
+
+@hookimpl
+def art_ext_attacks() -> list[AttackEntry]:
+    return ATTACKS

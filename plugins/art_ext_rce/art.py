@@ -1,0 +1,46 @@
+"""RCE and the attacks of its paper as ART knows trainers and attacks."""
+
+from art_ext.border.art import MethodAttack, MethodTrainer
+from art_ext_rce.attacks import CWHighConfidence, CWWhiteBox, EvadeDetectors
+from art_ext_rce.ingredient import RCE
+
+
+class RCETrainer(MethodTrainer):
+    """Trains a classifier with reverse cross-entropy: `RCETrainer(classifier).fit(x, y, nb_epochs=20)`.
+
+    The head is negated in the same model, so that `predict` gives the reversed logits.
+    """
+
+    ingredient = RCE
+
+
+class RCEAttack(MethodAttack):
+    """PGD on the cross-entropy of the reversed logits."""
+
+    ingredient = RCE
+
+
+def unbounded(attack: type[MethodAttack]) -> type[MethodAttack]:
+    """For an attack without a ball: norm, eps and their like are refused, not ignored."""
+    attack.attack_params = [*MethodAttack.attack_params, *attack.ingredient.model_fields]
+    return attack
+
+
+@unbounded
+class CWHighConfidenceAttack(MethodAttack):
+    """C&W-hc: `CWHighConfidenceAttack(classifier, confidence=10, steps=1000).generate(x, y)`."""
+
+    ingredient = CWHighConfidence
+
+
+@unbounded
+class CWWhiteBoxAttack(MethodAttack):
+    """C&W-wb: `CWWhiteBoxAttack(classifier, detector=fitted).generate(x, y)`."""
+
+    ingredient = CWWhiteBox
+
+
+class EvadeDetectorsAttack(MethodAttack):
+    """PGD against calibrated detectors: `EvadeDetectorsAttack(classifier, detectors=(d,), eps=0.15)`."""
+
+    ingredient = EvadeDetectors

@@ -1,0 +1,186 @@
+"""The detectors of the paper's tables: confidence, non-ME, K-density; LID as the comparator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from art_ext.api import ConfigError, Detector, Outputs
+from art_ext_rce.formulas import (
+    density_penalty,
+    local_intrinsic_dimension,
+    log_k_density,
+    log_odds,
+    median_gap,
+    non_max_entropy,
+)
+
+CHUNK = 512
+"""Examples compared with a bank at a time."""
+RCE_SIGMA2, CE_SIGMA2 = 0.1 / 0.26, 1 / 0.26
+"""sigma^2 in the authors' code, for networks trained with RCE and with cross-entropy."""
+
+
+class LogOdds(Detector):
+    """The confidence of the prediction, as log odds: the same order, but float32 does not tie it at 1."""
+
+    name = "confidence_odds"
+
+    def score(self, out: Outputs) -> Tensor:
+        return log_odds(out.logits)
+
+
+class NonMaxEntropy(Detector):
+    """Non-ME: the entropy of the classes that are not predicted."""
+
+    name = "non_me"
+
+    def score(self, out: Outputs) -> Tensor:
+        return non_max_entropy(out.logits)
+
+
+def features_of(out: Outputs, asked_by: str) -> Tensor:
+    """(N, d) what enters the last linear layer.
+
+    Raises:
+        ConfigError: where they were not collected, or are maps.
+    """
+    features = out.extras.get("features")
+    if features is None:
+        raise ConfigError(f"{asked_by} reads features, which this pass did not collect; ask Net for 'features'")
+    return features.flatten(1)
+
+
+class _Banked(Detector):
+    """A detector that compares features with those of training images, drawn once."""
+
+    needs = frozenset({"features"})
+
+    def __init__(self, per_class: int, seed: int) -> None:
+        if per_class < 2:
+            raise ConfigError(f"{self.name}: per_class must be 2 or more, got {per_class}")
+        self.per_class, self.seed = per_class, seed
+        self.bank: tuple[Tensor, ...] = ()
+
+    def fit(self, out: Outputs, y: Tensor) -> None:
+        """Keeps up to `per_class` training features of each true class, drawn by `seed`."""
+        z = features_of(out, self.name).detach()
+        generator = torch.Generator().manual_seed(self.seed)
+        banks = []
+        for label in range(out.logits.shape[1]):
+            rows = (y == label).nonzero().squeeze(1)
+            chosen = torch.randperm(len(rows), generator=generator)[: self.per_class]
+            banks.append(z[rows[chosen.to(rows.device)]].clone())
+        if not any(len(members) for members in banks):
+            raise ConfigError(f"{self.name} has nothing to fit: no training images were given")
+        self.bank = tuple(banks)
+
+    def score(self, out: Outputs) -> Tensor:
+        if not self.bank:
+            raise ConfigError(f"the detector {self.name} is not fitted yet; fit it on clean training images")
+        z, predicted = features_of(out, self.name), out.logits.argmax(1)
+        bank = [members.to(z) for members in self.bank]
+        parts = zip(torch.split(z, CHUNK), torch.split(predicted, CHUNK), strict=True)
+        return torch.cat([self._compare(part, own, bank) for part, own in parts])
+
+    def _compare(self, z: Tensor, predicted: Tensor, bank: Sequence[Tensor]) -> Tensor:
+        raise NotImplementedError
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        state = dict(super().state_dict())
+        if self.bank:
+            state["bank"] = torch.cat(self.bank)
+            state["counts"] = torch.tensor([len(members) for members in self.bank])
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.bank = tuple(torch.split(state["bank"], state["counts"].tolist())) if "bank" in state else ()
+
+
+class KDensity(_Banked):
+    """Log kernel density of the features among training features of the PREDICTED class.
+
+    Args:
+        sigma2: of the Gaussian kernel; 0.1 / 0.26 for a network trained with RCE, 1 / 0.26 with
+            cross-entropy, as in the authors' code; "median" follows the features' scale.
+        per_class: features kept of each class; 1000 in the paper.
+        seed: of that draw.
+    """
+
+    name = "k_density"
+
+    def __init__(
+        self, sigma2: float | Literal["median"] = RCE_SIGMA2, per_class: int = 1000, seed: int = 0
+    ) -> None:
+        super().__init__(per_class, seed)
+        if sigma2 != "median" and sigma2 <= 0:
+            raise ConfigError(f"k_density: sigma2 must be above 0 or 'median', got {sigma2}")
+        self.choice = sigma2
+        self.sigma2 = 0.0 if sigma2 == "median" else float(sigma2)
+        self.log_medians: Tensor | None = None
+
+    def fit(self, out: Outputs, y: Tensor) -> None:
+        super().fit(out, y)
+        if self.choice == "median":
+            self.sigma2 = median_gap(self.bank)
+        self.log_medians = torch.stack([self._median(members) for members in self.bank])
+
+    def _median(self, members: Tensor) -> Tensor:
+        """Median of the members' log density among the others; -inf where there are no others."""
+        if len(members) < 2:
+            return members.new_full((), float("-inf"))
+        others = torch.cdist(members, members, compute_mode="donot_use_mm_for_euclid_dist").square()
+        others.fill_diagonal_(float("inf"))
+        density = (-others / self.sigma2).logsumexp(1) - torch.tensor(float(len(members) - 1)).log().to(others)
+        return density.median()
+
+    def _compare(self, z: Tensor, predicted: Tensor, bank: Sequence[Tensor]) -> Tensor:
+        return log_k_density(z, predicted, bank, self.sigma2)
+
+    def penalty(self, out: Outputs, target: Tensor) -> Tensor:
+        """max(0, median log density of class t - log density of z among class t), which C&W-wb drives to 0; (N,)."""
+        if self.log_medians is None:
+            raise ConfigError("the detector k_density is not fitted yet; fit it on clean training images")
+        z = features_of(out, self.name)
+        density = self._compare(z, target, [members.to(z) for members in self.bank])
+        return density_penalty(density, self.log_medians.to(z)[target])
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        state = {**super().state_dict(), "sigma2": torch.tensor(self.sigma2, dtype=torch.float64)}
+        return state if self.log_medians is None else {**state, "log_medians": self.log_medians}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        self.sigma2, self.log_medians = float(state["sigma2"]), state.get("log_medians")
+
+
+class LID(_Banked):
+    """Minus the local intrinsic dimension of the features among training features (Ma et al., ICLR 2018).
+
+    Of the last hidden layer alone, without the regression over layers of its paper: a comparator.
+    """
+
+    name = "lid"
+
+    def __init__(self, k: int = 20, per_class: int = 100, seed: int = 0) -> None:
+        super().__init__(per_class, seed)
+        if k < 2:
+            raise ConfigError(f"lid: k must be 2 or more, got {k}")
+        self.k = k
+
+    def fit(self, out: Outputs, y: Tensor) -> None:
+        super().fit(out, y)
+        members = sum(len(part) for part in self.bank)
+        if members <= self.k:
+            raise ConfigError(f"lid needs more than k = {self.k} training images, got {members}; lower k")
+
+    def _compare(self, z: Tensor, predicted: Tensor, bank: Sequence[Tensor]) -> Tensor:
+        return -local_intrinsic_dimension(z, torch.cat(list(bank)), self.k)
+
+
+DetectorName = Literal["confidence", "non_me", "k_density", "lid"]
+MAKERS: dict[str, Callable[[], Detector]] = {"confidence": LogOdds, "non_me": NonMaxEntropy, "lid": LID}

@@ -1,0 +1,82 @@
+"""PGD that fools the classifier and a detector at once, inside the ball."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from art_ext.api import ConfigError, Detector, Forward, Objective, Outputs, Score, ce, cw
+
+LEAST = -1e6
+"""Keeps the score of an empty bank, -inf, finite."""
+Order = Literal["sum", "label_first"]
+
+
+@dataclass(frozen=True)
+class EvadingScore(Score):
+    """A score whose aim is reached only by what is misclassified AND kept by the detectors."""
+
+    detectors: tuple[Detector, ...] = ()
+
+    def wrong(self, out: Outputs) -> Tensor:
+        """(N,) bool: misclassified (as the target), and every detector keeps it."""
+        wrong = super().wrong(out)
+        for detector in self.detectors:
+            wrong = wrong & detector.keeps(out)
+        return wrong
+
+
+@dataclass(frozen=True)
+class Evading(Objective):
+    """An objective that is bound to detectors as well; see `evading`."""
+
+    detectors: tuple[Detector, ...] = ()
+
+    def bind(self, net: Forward, x: Tensor, y: Tensor, *, targeted: bool = False) -> Score:
+        if targeted:
+            raise ConfigError(f"the objective {self.name} has no targeted form; leave targeted out")
+        return EvadingScore(self.measure, y, detectors=self.detectors)
+
+
+def shortfall(out: Outputs, detectors: tuple[Detector, ...]) -> Tensor:
+    """sum over detectors of min(0, score - T); (N,), 0 where all keep the input.
+
+    Raises:
+        ConfigError: for a detector without a threshold.
+    """
+    total = torch.zeros_like(out.logits[:, 0])
+    for detector in detectors:
+        if detector.threshold is None:
+            raise ConfigError(f"the detector {detector.name} has no threshold yet; calibrate it before attacking it")
+        total = total + (detector.score(out) - detector.threshold).clamp(max=0)
+    return total
+
+
+def evading(*detectors: Detector, lam: float = 1.0, order: Order = "sum") -> Objective:
+    """What an attacker raises who knows the detectors, which all must keep the input.
+
+    order "sum": CE + lam sum min(0, score - T). order "label_first": the logit margin until the
+    label is wrong, then lam sum min(0, score - T). Sweep lam over 0.1, 1 and 10.
+
+    Raises:
+        ConfigError: without detectors, or for lam <= 0.
+    """
+    if not detectors:
+        raise ConfigError("an attack on detectors needs one or more of them")
+    if lam <= 0:
+        raise ConfigError(f"lam must be above 0, got {lam}")
+
+    def measure(out: Outputs, y: Tensor) -> Tensor:
+        penalty = lam * shortfall(out, detectors)
+        if order == "sum":
+            return ce.measure(out, y) + penalty
+        ahead = cw.measure(out, y)
+        bounded = penalty.clamp(min=LEAST)
+        return torch.where(ahead > 0, 1 + bounded / (1 - bounded), ahead)  # above 0 once the label is wrong
+
+    needs = frozenset().union(*(detector.needs for detector in detectors))
+    name = "evading_" + "_".join(detector.name for detector in detectors)
+    return Evading(name, measure, needs=needs, targetable=False, detectors=detectors)

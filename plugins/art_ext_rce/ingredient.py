@@ -1,0 +1,105 @@
+"""The ingredient: training towards the reverse label, and a network that answers in reversed logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from art_ext.api import (
+    ConfigError,
+    Count,
+    Criterion,
+    Detector,
+    Facts,
+    Ingredient,
+    Outputs,
+    Paper,
+    Plan,
+    Positive,
+    find_head,
+    put,
+)
+from art_ext_rce.detectors import MAKERS, RCE_SIGMA2, DetectorName, KDensity
+from art_ext_rce.formulas import rce_loss
+
+
+class Negate(nn.Module):
+    """A head with its sign turned, so that whoever uses the network sees the reversed logits -Z."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.head(features)
+        return -logits
+
+
+def negate_head(model: nn.Module, facts: Facts) -> nn.Module:
+    """Puts the network's head into `Negate`, once."""
+    if not any(isinstance(module, Negate) for module in model.modules()):
+        path, head = find_head(model, facts)
+        put(model, path, Negate(head))
+    return model
+
+
+@dataclass(frozen=True)
+class RCELoss(Criterion):
+    """Reverse cross-entropy, on the reversed logits that the network gives; they are turned back here.
+
+    `train_temperature` multiplies Z in training alone. It needs one true class: a smoothed or
+    mixed target would turn the sign convention over.
+    """
+
+    train_temperature: float = 1.0
+    name = "rce"
+
+    def __call__(self, out: Outputs, target: Tensor) -> Tensor:
+        return rce_loss(-self.train_temperature * out.logits, target)
+
+    def __str__(self) -> str:
+        return "RCE" if self.train_temperature == 1 else f"RCE(temperature {self.train_temperature:g})"
+
+
+class RCE(Ingredient):
+    """Reverse cross-entropy training with threshold detection (Pang, Du, Dong, Zhu, NeurIPS 2018).
+
+    All wrong classes are made equally unlikely, which spreads the features into thin sets that a
+    detector can fence in. It does not make the classification robust.
+    """
+
+    name = "rce"
+    paper = Paper(
+        "Towards Robust Detection of Adversarial Examples",
+        "Pang, Du, Dong, Zhu",
+        "NeurIPS",
+        2018,
+        "https://arxiv.org/abs/1706.00633",
+    )
+
+    train_temperature: Annotated[
+        Positive, Field(description="of the logits in training; the author suggests 100 for 200 classes, untried")
+    ] = 1.0
+    detectors: Annotated[tuple[DetectorName, ...], Field(description="scores to reject by")] = (
+        "confidence",
+        "non_me",
+        "k_density",
+    )
+    sigma2: Annotated[
+        Literal["median"] | Positive,
+        Field(description="of K-density: 0.1/0.26 in the code; median: nearest-neighbour distance of the bank"),
+    ] = RCE_SIGMA2
+    per_class: Annotated[Count, Field(ge=2, description="training features kept of each class for K-density")] = 1000
+
+    def apply(self, plan: Plan) -> Plan:
+        if plan.facts.n_classes < 2:
+            raise ConfigError(f"rce needs two classes or more, got {plan.facts.n_classes}")
+        detectors = tuple(self._detector(name) for name in self.detectors)
+        plan = plan.reshape(self, negate_head)
+        return plan.fill(self, criterion=RCELoss(self.train_temperature), detectors=detectors)
+
+    def _detector(self, name: str) -> Detector:
+        return KDensity(self.sigma2, self.per_class) if name == "k_density" else MAKERS[name]()
