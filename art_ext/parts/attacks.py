@@ -212,13 +212,15 @@ class PGD:
         walk = Walk.of(self, x, eps, mask)
         adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped or best is not None)
         velocity = torch.zeros_like(x) if self.momentum else None
+        ones: Tensor | None = None
         for step in range(self.steps):
             if self.stop_when_wrong and best is not None and len(best.open_rows()) == 0:
                 return adv
             adv.requires_grad_()
             out = net(adv)
             value = score.value(out)
-            (grad,) = torch.autograd.grad(value.sum(), adv)
+            ones = torch.ones_like(value) if ones is None else ones  # as the gradient of a sum, without the sum
+            (grad,) = torch.autograd.grad(value, adv, ones)
             adv = adv.detach()
             if best is not None:
                 best.consider(adv, value.detach(), score.wrong(out))
