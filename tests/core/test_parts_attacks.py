@@ -71,7 +71,9 @@ def _value(objective, module, adv, x, y):
 
 
 @each_norm
-@pytest.mark.parametrize("options", [{}, {"momentum": 0.9}, {"restarts": 2, "keep": "best"}, {"start": GaussianStart()}])
+@pytest.mark.parametrize(
+    "options", [{}, {"momentum": 0.9}, {"restarts": 2, "keep": "best"}, {"start": GaussianStart()}]
+)
 def test_perturbations_stay_in_ball_and_box(net, norm, options):
     x, y = _data()
     x[0], x[1] = 0.0, 1.0
@@ -282,7 +284,7 @@ def test_parameters_get_no_gradients_and_inputs_stay(net):
 def test_targeted_attacks_reach_their_target():
     torch.manual_seed(0)
     module = nn.Sequential(nn.Flatten(), nn.Linear(98, 4)).double()
-    x, y = _data(16)
+    x, _ = _data(16)
     target = (module(x).argmax(1) + 1 + torch.arange(16) % 3) % 4
     for objective in (ce, cw, dlr_ratio):
         attack = PGD(Linf(0.5), steps=20, objective=objective, keep="best")

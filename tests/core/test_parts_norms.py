@@ -23,6 +23,10 @@ def _keys(n, seed=3):
     return Keys(seed, 0, torch.arange(n))
 
 
+def _l1_excess(cut, row, eps):
+    return np.maximum(np.abs(row) - cut, 0).sum() - eps
+
+
 def test_l1_projection_is_the_nearest_point():
     """Against bisection on the soft threshold (Duchi et al., section 4), and against a generic solver."""
     delta = _random(8, 0.5)
@@ -32,7 +36,7 @@ def test_l1_projection_is_the_nearest_point():
             if np.abs(row).sum() <= eps:
                 np.testing.assert_array_equal(ours, row)
                 continue
-            cut = optimize.brentq(lambda c, v=row: np.maximum(np.abs(v) - c, 0).sum() - eps, 0, np.abs(row).max())
+            cut = optimize.brentq(_l1_excess, 0, np.abs(row).max(), args=(row, eps))
             np.testing.assert_allclose(ours, np.sign(row) * np.maximum(np.abs(row) - cut, 0), atol=1e-9)
     small = torch.tensor([[[[0.9, -0.5, 0.1]]]], dtype=torch.float64)
     solved = optimize.minimize(
