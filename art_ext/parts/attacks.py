@@ -305,7 +305,8 @@ class Walk:
     def __getitem__(self, rows: Tensor) -> Walk:
         """The same geometry for some of the examples."""
         own: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
-        return replace(self, **{n: v[rows] for n, v in own.items() if isinstance(v, Tensor) and v.ndim > 0})
+        cut: dict[str, Any] = {n: v[rows] for n, v in own.items() if isinstance(v, Tensor) and v.ndim > 0}
+        return replace(self, **cut)
 
     def step(self, adv: Tensor, grad: Tensor, noise: Tensor | None = None) -> Tensor:
         """Owns `adv`, which is overwritten in L-inf."""
