@@ -24,6 +24,7 @@ from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMe
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
+from art_ext.border.progress import ProgressDisplay
 from art_ext.border.timm import check_network
 from art_ext.data.batches import ArrayBatches, Batches, GeneratorBatches
 from art_ext.data.checks import check_images, check_labels
@@ -136,6 +137,7 @@ class RecipeTrainer(Trainer):
         ingredients: in the order of a recipe's `use:`.
         attack: an ART `EvasionAttack` to craft with instead of the ingredients' own.
         track: log to MLflow: into the active run if there is one, else into a new one.
+        verbose: show progress on stderr: a bar on a terminal, else a few plain lines.
         seed: of batch order, noise and dropout; torch's global generator is left as it was.
         settings: devices, precision and speed.
         callbacks: observers of the run, after the built-in ones.
@@ -153,6 +155,7 @@ class RecipeTrainer(Trainer):
         *,
         attack: EvasionAttack | None = None,
         track: bool = True,
+        verbose: bool = True,
         seed: int = 0,
         settings: RunSettings | None = None,
         callbacks: Sequence[Observer] = (),
@@ -165,7 +168,7 @@ class RecipeTrainer(Trainer):
         view.check()
         super().__init__(classifier)
         self.ingredients = tuple(ingredients)
-        self.attack, self.track, self.seed = attack, track, seed
+        self.attack, self.track, self.verbose, self.seed = attack, track, verbose, seed
         self.settings = settings or RunSettings()
         self.callbacks = tuple(callbacks)
         self.history: History | None = None
@@ -288,10 +291,12 @@ class RecipeTrainer(Trainer):
             plan=plan.describe(),
             data={"n_train": batches.n},
         )
+        if self.verbose:
+            observers.insert(0, ProgressDisplay())
         if self.track:
             from art_ext.border.mlflow import tracker_for_trainers
 
-            observers.insert(0, tracker_for_trainers(view.classifier.model))
+            observers.insert(0, tracker_for_trainers(view.classifier.model, view.facts.input_shape))
         for observer in observers:
             observer.run_start(info)
         return observers
@@ -359,6 +364,7 @@ class MethodTrainer(RecipeTrainer):
         *args: Any,
         attack: EvasionAttack | None = None,
         track: bool = True,
+        verbose: bool = True,
         seed: int = 0,
         settings: RunSettings | None = None,
         callbacks: Sequence[Observer] = (),
@@ -378,6 +384,7 @@ class MethodTrainer(RecipeTrainer):
             [self.ingredient(**fields)],
             attack=attack,
             track=track,
+            verbose=verbose,
             seed=seed,
             settings=settings,
             callbacks=callbacks,

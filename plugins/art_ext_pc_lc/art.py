@@ -11,6 +11,6 @@ class PCLCTrainer(MethodTrainer):
 
 
 class PCLCAttack(MethodAttack):
-    """PGD on the PC term, as an attacker who knows PC-LC would run it."""
+    """PGD on the logit margin, the strongest adversary that PC-LC declares."""
 
     ingredient = PCLC

@@ -38,8 +38,8 @@ def pc_term(xi: float) -> Objective:
 class PCLCLoss(Criterion):
     """PC / (K - 1) + lam LC per example, as the authors' code scales it; reduction "sum" is eq. (6)'s PC.
 
-    Its informed adversary raises the PC term or the logit margin, never PC + lam LC: the gradient
-    of LC pushes the true logit up once the true class is safe.
+    Its informed adversary raises the logit margin, then the PC term, which saturates where p_y
+    does; never PC + lam LC: the gradient of LC pushes the true logit up once the true class is safe.
     """
 
     xi: float = 0.995
@@ -50,7 +50,7 @@ class PCLCLoss(Criterion):
 
     @property
     def adversaries(self) -> tuple[Objective, ...]:  # type: ignore[override]
-        return (pc_term(self.xi), cw)
+        return (cw, pc_term(self.xi))
 
     def __call__(self, out: Outputs, target: Tensor) -> Tensor:
         pc = pc_loss(out.logits, target, self.xi)
