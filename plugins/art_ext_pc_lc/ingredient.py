@@ -80,7 +80,7 @@ class PCLC(Ingredient):
 
     xi: Annotated[Number, Field(gt=0, le=1, description="probability margin; 0.995 in the experiments")] = 0.995
     lam: NonNegative = 0.05
-    warmup_epochs: Annotated[int, Field(ge=0, strict=True, description="epochs of cross-entropy; 150, on grey images 50")] = 150
+    warmup_epochs: Annotated[int, Field(ge=0, strict=True, description="of cross-entropy; 50 on grey images")] = 150
     reduction: Annotated[Reduction, Field(description="PC over false classes: the mean, or eq. (6)'s sum")] = "mean"
     hard: Annotated[bool, Field(description="LC on the most probable false class alone, eq. (16)")] = False
 

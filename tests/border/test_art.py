@@ -13,13 +13,13 @@ from art.defences.preprocessor import JpegCompression
 from art.defences.trainer import AdversarialTrainer, Trainer
 from art.estimators.classification import PyTorchClassifier
 from art.exceptions import EstimatorError
-from art_ext_baselines import PGDAT, TRADES, PGDATAttack, PGDATTrainer, TRADESAttack, TRADESTrainer
-from art_ext_pc_lc import PCLC, PCLCAttack, PCLCTrainer
 from torch import nn
 
 from art_ext.border.art import RecipeTrainer
 from art_ext.engine.observe import EpochReport, Observer
 from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, NonFiniteError
+from art_ext_baselines import PGDAT, TRADES, PGDATAttack, PGDATTrainer, TRADESAttack, TRADESTrainer
+from art_ext_pc_lc import PCLC, PCLCAttack, PCLCTrainer
 
 EPS = 0.15
 TRAINERS = [(PGDATTrainer, {"eps": EPS, "steps": 2}), (TRADESTrainer, {"eps": EPS, "steps": 2}), (PCLCTrainer, {})]
