@@ -4,6 +4,7 @@ A plugin is one package with one or more `Ingredient`s, a hook that returns them
 point in the group `art_ext`; see the README for one in twenty lines.
 """
 
+from art_ext.engine.step import Moves, Step
 from art_ext.entries import AttackEntry, EvaluationContext, ModelEntry
 from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, Problem
 from art_ext.host.hookspecs import hookimpl
@@ -73,6 +74,7 @@ __all__ = [
     "Mixed",
     "ModelEntry",
     "ModelError",
+    "Moves",
     "NonNegative",
     "Norm",
     "Number",
@@ -92,6 +94,7 @@ __all__ = [
     "Scores",
     "Share",
     "Start",
+    "Step",
     "Surgery",
     "Target",
     "Terms",
