@@ -72,7 +72,7 @@ class Twin:
     w' = w g / sqrt(var + eps) and b' = (b - mean) g / sqrt(var + eps) + beta are written into the
     twin's own tensors by `refresh`; all other tensors are shared with the source. Which pairs may
     be folded is read off one traced pass and then proven: on a copy with random statistics the
-    folded logits must equal the plain ones. Where they do not, nothing is folded.
+    folded logits must equal the plain ones. A pair where they do not is left as it is.
 
     Args:
         net: the source.
@@ -85,7 +85,7 @@ class Twin:
         self._shared = self._addresses(self.net)
         with unused(net):
             names = foldable_pairs(self.net, example)
-        self.folded = names if names and folding_is_exact(net, names, example) else []
+        self.folded = exact_pairs(net, names, example)
         self._pairs = [Pair(net, self.net, *pair) for pair in self.folded]
 
     def __call__(self, x: Tensor) -> Outputs:
@@ -207,6 +207,18 @@ def foldable_pairs(net: nn.Module, example: Tensor) -> list[tuple[str, str]]:
 
 def _version(tensor: Tensor) -> int:
     return int(tensor._version)
+
+
+def exact_pairs(net: Net, pairs: list[tuple[str, str]], example: Tensor) -> list[tuple[str, str]]:
+    """The pairs that can be folded, found by halving: a pre-activation net's stem, say, is read by its
+    first norm and by a shortcut as well, while all others may be folded."""
+    if not pairs or folding_is_exact(net, pairs, example):
+        return pairs
+    if len(pairs) == 1:
+        return []
+    half = len(pairs) // 2
+    found = exact_pairs(net, pairs[:half], example) + exact_pairs(net, pairs[half:], example)
+    return found if folding_is_exact(net, found, example) else []
 
 
 @torch.no_grad()
