@@ -1,8 +1,8 @@
-"""The attacks that every evaluation has: PGD, and PGD on the adversaries of the plan's criterion."""
+"""The attacks that every evaluation has: PGD and its relatives, and PGD on the adversaries of the plan's criterion."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -13,24 +13,38 @@ from art_ext.api import (
     AttackEntry,
     Count,
     EvaluationContext,
+    NonNegative,
     Objective,
     Positive,
     for_evaluation,
     norm_named,
     objective_named,
 )
+from art_ext_baselines.gradient_attacks import BIM, FGSM, MIM, CWMargin, GradientAttack
 
 
-class PGDOptions(BaseModel):
-    """Options of an evaluation's PGD; norm and eps default to the threat of the recipe."""
+class BallOptions(BaseModel):
+    """Options of every attack: norm and eps, by default those of the recipe's threat."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    norm: Literal["linf", "l2", "l1"] | None = None
+    eps: Positive | None = None
+
+
+class BIMOptions(BallOptions):
+    steps: Count = 10
+    step_size: Positive | None = None
+
+
+class MIMOptions(BIMOptions):
+    momentum: NonNegative = 1.0
+
+
+class PGDOptions(BallOptions):
     steps: Count = 20
     restarts: Count = 1
     step_size: Positive | None = None
-    norm: Literal["linf", "l2", "l1"] | None = None
-    eps: Positive | None = None
 
 
 class NamedPGDOptions(PGDOptions):
@@ -59,7 +73,24 @@ def build_criterion_pgd(options: PGDOptions, context: EvaluationContext) -> Sequ
     return [(_name(options, objective), _pgd(options, context, objective)) for objective in adversaries]
 
 
+def build(kind: type[GradientAttack]) -> Callable[[BallOptions, EvaluationContext], Sequence[tuple[str, Attack]]]:
+    """A builder of one of the gradient attacks, named by its steps and restarts: "mim10", "cw_margin20x5"."""
+
+    def builder(options: BallOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
+        ball = {"norm": options.norm or context.norm, "eps": options.eps or context.eps}
+        attack = kind(**{**options.model_dump(), **ball}).pgd(context.clip)
+        steps = str(attack.steps) if attack.steps > 1 else ""
+        times = f"x{attack.restarts}" if attack.restarts > 1 else ""
+        return [(f"{kind.name}{steps}{times}", for_evaluation(attack))]
+
+    return builder
+
+
 ATTACKS = [
     AttackEntry("pgd", "PGD on an objective of your choice (Madry et al., ICLR 2018)", NamedPGDOptions, build_pgd),
     AttackEntry("criterion_pgd", "PGD on each adversary that the criterion declares", PGDOptions, build_criterion_pgd),
+    AttackEntry("fgsm", "one step of eps (Goodfellow et al., ICLR 2015)", BallOptions, build(FGSM)),
+    AttackEntry("bim", "FGSM in small steps (Kurakin et al., 2017)", BIMOptions, build(BIM)),
+    AttackEntry("mim", "BIM with momentum (Dong et al., CVPR 2018)", MIMOptions, build(MIM)),
+    AttackEntry("cw_margin", "PGD on the logit margin (Carlini and Wagner, S&P 2017)", PGDOptions, build(CWMargin)),
 ]
