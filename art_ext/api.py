@@ -19,11 +19,12 @@ from art_ext.ingredient import (
     Share,
 )
 from art_ext.lazy import lazily
-from art_ext.parts.attacks import PGD, Attack, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
+from art_ext.parts.attacks import PGD, Attack, Best, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
+from art_ext.parts.backtracking import BacktrackingPGD
 from art_ext.parts.criteria import Criterion, CrossEntropy
-from art_ext.parts.detectors import Confidence, Detector
+from art_ext.parts.detectors import Confidence, Detector, other_confidence
 from art_ext.parts.noise import Keys
-from art_ext.parts.norms import L1, L2, Linf, Norm, norm_named
+from art_ext.parts.norms import L1, L2, Eps, Linf, Norm, norm_named
 from art_ext.parts.objectives import (
     Objective,
     Score,
@@ -42,7 +43,7 @@ from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
 from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, put
 from art_ext.parts.targeted import EveryTarget, RandomTarget, wrong_classes
 from art_ext.parts.targets import Target
-from art_ext.plan import Plan, Scores, Update, worst_case
+from art_ext.plan import Plan, Scores, Update, thresholded_worst_case, worst_case
 from art_ext.types import Adversarial, Facts, Forward, Outputs, Progress, Rows, View, Views, offer
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "Attack",
     "AttackEntry",
     "Augment",
+    "BacktrackingPGD",
+    "Best",
     "Clean",
     "ComposeError",
     "Confidence",
@@ -62,6 +65,7 @@ __all__ = [
     "CrossEntropy",
     "DataError",
     "Detector",
+    "Eps",
     "EvaluationContext",
     "EveryTarget",
     "Facts",
@@ -120,7 +124,9 @@ __all__ = [
     "objective_named",
     "of_criterion",
     "offer",
+    "other_confidence",
     "put",
+    "thresholded_worst_case",
     "worst_case",
     "wrong_classes",
 ]

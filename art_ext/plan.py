@@ -60,6 +60,8 @@ class Scores:
     robust: float | None = None
     """Worst case under the method's own adversary; None without a threat."""
     n: int = 0
+    thresholded: float | None = None
+    """1 minus the robust error of what a detector keeps (Stutz et al., ICML 2020); None without one."""
 
 
 Selection = Callable[[Scores], tuple[float, ...]]
@@ -68,6 +70,14 @@ Selection = Callable[[Scores], tuple[float, ...]]
 def worst_case(scores: Scores) -> tuple[float, ...]:
     """Robust accuracy first; clean accuracy settles ties, and stands alone without a threat."""
     return (scores.clean if scores.robust is None else scores.robust, scores.clean)
+
+
+def thresholded_worst_case(scores: Scores) -> tuple[float, ...]:
+    """What is right among the inputs a detector keeps, at worst; clean accuracy settles ties.
+
+    Where no detector was judged, it is `worst_case`.
+    """
+    return worst_case(scores) if scores.thresholded is None else (scores.thresholded, scores.clean)
 
 
 def clean_accuracy(scores: Scores) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,13 +14,18 @@ from art_ext.engine.freeze import Crafter, frozen
 from art_ext.engine.net import Net
 from art_ext.engine.run import in_channels_last
 from art_ext.errors import ConfigError
+from art_ext.evaluation.rejection import thresholded_robust_error
 from art_ext.parts.attacks import PGD, Attack, for_evaluation
+from art_ext.parts.detectors import Detector, threshold_at
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import Norm, norm_named
 from art_ext.parts.objectives import ce
 from art_ext.plan import Parts, Plan, Scores
+from art_ext.types import Outputs
 
 BATCH = 256
+TPR = 0.99
+"""Share of correct held-out examples that a detector must keep where an epoch is scored."""
 CONFIDENCE = 0.95
 
 
@@ -90,6 +95,12 @@ def threat_of(plan: Plan) -> Threat | None:
     return Threat(norm.name, norm.largest, plan.facts.clip) if isinstance(norm, Norm) else None
 
 
+def joined(outs: Sequence[Outputs]) -> Outputs:
+    """The outputs of several batches as those of one, on the CPU."""
+    extras = {name: torch.cat([out.extras[name] for out in outs]).cpu() for name in outs[0].extras}
+    return Outputs(torch.cat([out.logits for out in outs]).cpu(), extras)
+
+
 class Evaluator:
     """Attacks one network on one data set; each example's noise is keyed by its index.
 
@@ -141,6 +152,17 @@ class Evaluator:
         with frozen(self.net), torch.no_grad():
             return self.net(x).logits.argmax(1)  # type: ignore[no-any-return]
 
+    def outputs(self, attack: Attack | None = None) -> Outputs:
+        """What the network gives for all N images, or for the adversarial twin of each; on the CPU."""
+        outs = []
+        with self.net.offering_features():
+            for index in torch.split(torch.arange(len(self.y)), BATCH):
+                x = self._batch(index)[0] if attack is None else self.craft(attack, index)[0]
+                with frozen(self.net), torch.no_grad():
+                    out: Outputs = self.net(x)
+                outs.append(out)
+        return joined(outs)
+
     def run(
         self, attacks: Sequence[tuple[str, Attack]], progress: Callable[[str], None] | None = None
     ) -> list[Accuracy]:
@@ -164,8 +186,36 @@ def informed(plan: Plan, threat: Threat, steps: int = 10, restarts: int = 1) -> 
     return [(objective.name, for_evaluation(base, objective=objective)) for objective in criterion.adversaries]
 
 
+def evading(plan: Plan, threat: Threat, steps: int = 10) -> tuple[Detector, PGD] | None:
+    """The first of the plan's detectors that needs no bank and names its adversary, and that attack.
+
+    It is the plan's own attack where that raises the same objective, else PGD on it.
+    """
+    parts = plan.compose()
+    for detector in parts.detectors:
+        if detector.adversaries and not detector.has_bank:
+            objective, own = detector.adversaries[0], parts.attack
+            base = PGD(threat.ball(), steps, clip=threat.clip)
+            if isinstance(own, PGD) and own.objective is objective:
+                base = replace(own, norm=threat.ball())
+            return detector, for_evaluation(base, objective=objective, stop_when_wrong=False)
+    return None
+
+
+def thresholded_accuracy(evaluator: Evaluator, detector: Detector, attack: Attack, tpr: float = TPR) -> float:
+    """1 - RErr(tau) under an attack, tau set on the same clean examples; 0 where none of them is right."""
+    y, clean, adversarial = evaluator.y, evaluator.outputs(), evaluator.outputs(attack)
+    wrong, adv_wrong = (out.logits.argmax(1) != y for out in (clean, adversarial))
+    if bool(wrong.all()):
+        return 0.0
+    score, adv_score = detector.score(clean), detector.score(adversarial)
+    tau = threshold_at(score[~wrong], tpr)
+    return 1 - thresholded_robust_error(wrong, score >= tau, adv_wrong, adv_score >= tau)
+
+
 class HeldOut:
-    """Scores an epoch on held-out data: clean, and under the method's own adversary.
+    """Scores an epoch on held-out data: clean, under the method's own adversary, and, where a
+    detector rejects, what of the kept is right under the adversary of both.
 
     Args:
         threat: None leaves the robust score out.
@@ -185,12 +235,14 @@ class HeldOut:
     ) -> None:
         self.images, self.y, self.seed, self.device = images, y, seed, device
         self.attack = informed(plan, threat, steps)[0] if threat is not None else None
+        self.rejecting = evading(plan, threat, steps) if threat is not None else None
 
     def __call__(self, net: Net, parts: Parts, epoch: int) -> Scores:
         evaluator = Evaluator(net, self.images, self.y, seed=self.seed, device=self.device)
         clean = evaluator.clean().value
         robust = evaluator.under(*self.attack).value if self.attack is not None else None
-        return Scores(clean, robust, len(self.y))
+        kept = thresholded_accuracy(evaluator, *self.rejecting) if self.rejecting is not None else None
+        return Scores(clean, robust, len(self.y), kept)
 
 
 def worst(rows: Sequence[Accuracy]) -> Tensor:

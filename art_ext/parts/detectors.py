@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from art_ext.errors import ConfigError
+from art_ext.parts.objectives import Objective, largest_other
 from art_ext.types import Outputs
 
 
@@ -20,15 +21,23 @@ class Detector:
     Attributes:
         name: as recipes and ART users spell it.
         needs: extra outputs that the score reads, such as "features".
+        adversaries: the objectives of an attacker who knows the score and wants to be misclassified
+            AND kept, strongest first; none where that takes an attack of its own.
         threshold: an input is kept if and only if its score is at least this; None until calibrated.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    adversaries: ClassVar[tuple[Objective, ...]] = ()
     threshold: float | None = None
 
     def fit(self, out: Outputs, y: Tensor) -> None:
         """Fits what the score compares with, on clean training outputs; most scores have nothing to fit."""
+
+    @property
+    def has_bank(self) -> bool:
+        """Whether `fit` must be called before the score is defined."""
+        return type(self).fit is not Detector.fit
 
     def score(self, out: Outputs) -> Tensor:
         """(N,) scores, high for inputs to keep."""
@@ -77,10 +86,27 @@ def threshold_at(scores: Tensor, tpr: float) -> float:
     return float(ordered[min(math.floor(len(ordered) * (1 - tpr) + 1e-9), len(ordered) - 1)])
 
 
+def best_other_probability(logits: Tensor, y: Tensor) -> Tensor:
+    """max over k != y of softmax(z)_k: above 0.5 it is misclassified with that confidence.
+
+    (N, K), (N,) to (N,); what PGD-Conf raises (Stutz et al., ICML 2020).
+    """
+    return largest_other(F.softmax(logits, 1), y)
+
+
+def _other_confidence(out: Outputs, y: Tensor) -> Tensor:
+    return best_other_probability(out.logits, y)
+
+
+other_confidence = Objective("other_confidence", _other_confidence)
+"""The adversary of a rejection by confidence: a wrong class, as sure as can be."""
+
+
 class Confidence(Detector):
     """max_k p_k, the confidence of the prediction."""
 
     name = "confidence"
+    adversaries = (other_confidence,)
 
     def score(self, out: Outputs) -> Tensor:
         return F.softmax(out.logits, 1).amax(1)

@@ -1,0 +1,49 @@
+"""CCAT as ART knows trainers, attacks and detectors."""
+
+from typing import Annotated
+
+from art.estimators.classification import PyTorchClassifier
+from pydantic import Field
+
+from art_ext.api import Confidence, Ingredient, Plan, Positive, norm_named
+from art_ext.border.art import MethodAttack, MethodTrainer
+from art_ext.border.art_detectors import MethodDetector
+from art_ext_ccat.attacks import NormName, PGDConfSettings
+from art_ext_ccat.ingredient import CCAT
+
+
+class CCATTrainer(MethodTrainer):
+    """Trains a classifier with CCAT: `CCATTrainer(classifier, eps=0.15, base_lr=0.025).fit(x, y, nb_epochs=20)`."""
+
+    ingredient = CCAT
+
+
+class PGDConf(Ingredient, PGDConfSettings):
+    """The test-time attack alone, as a value with options."""
+
+    name = "pgd_conf"
+    paper = CCAT.paper
+
+    norm: NormName = "linf"
+    eps: Annotated[Positive, Field(description="radius in clip-value units")] = 0.03
+
+    def apply(self, plan: Plan) -> Plan:
+        ball = norm_named(self.norm, self.eps)
+        return plan.fill(self, attack=self.attack(ball, plan.facts.clip, plan.facts.n_classes))
+
+
+class CCATAttack(MethodAttack):
+    """PGD-Conf: the images with the highest confidence in a wrong class, misclassified or not.
+
+    `CCATAttack(classifier, eps=0.15, base_lr=0.005, steps=200).generate(x, y)`; with targeted=True
+    the images that leave the other classes the least. Defaults are the authors' 1000 steps and 11 starts.
+    """
+
+    ingredient = PGDConf
+
+
+class CCATDetector(MethodDetector):
+    """Rejects images of low confidence: `CCATDetector(classifier, tpr=0.99)`, fitted on held-out clean images."""
+
+    def __init__(self, classifier: PyTorchClassifier, tpr: float = 0.99) -> None:
+        super().__init__(classifier, Confidence(), tpr)

@@ -1,0 +1,164 @@
+"""The attacks of someone who knows CCAT: PGD-Conf as an evaluation runs it, and distal inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from art_ext.api import (
+    Adversarial,
+    Attack,
+    AttackEntry,
+    BacktrackingPGD,
+    Best,
+    ConfigError,
+    Count,
+    EvaluationContext,
+    Forward,
+    Keys,
+    Norm,
+    Number,
+    Objective,
+    Outputs,
+    Positive,
+    Score,
+    ZeroStart,
+    norm_named,
+    other_confidence,
+)
+from art_ext_ccat.formulas import class_probability, log_confidence
+from art_ext_ccat.starts import UniformNormStart
+
+NormName = Literal["linf", "l2", "l1"]
+BASE_LR: dict[str, float] = {"linf": 0.001, "l2": 0.001, "l1": 0.5}
+"""First step sizes of the authors' test attacks on CIFAR-10."""
+
+distal_confidence = Objective("distal_confidence", lambda out, y: log_confidence(out.logits), targetable=False)
+"""The confidence in whatever class: what makes an input that shows nothing look like something."""
+
+rejection = Objective("rejection", lambda out, y: -log_confidence(out.logits), targetable=False)
+"""The low confidence of the prediction: the adversary who wants good inputs to be rejected."""
+
+
+def towards(offset: int) -> Objective:
+    """p_j of the one class j = y + offset (mod K): an attack that visits every wrong class needs K - 1 of them."""
+
+    def measure(out: Outputs, y: Tensor) -> Tensor:
+        return class_probability(out.logits, (y + offset) % out.logits.shape[1])
+
+    return Objective(f"towards_{offset}", measure, targetable=False)
+
+
+@dataclass(frozen=True)
+class Strongest:
+    """Several attacks; each example keeps the result with the highest score, the first of equals.
+
+    The score is that of `objective`, success or not: a rejection is fooled by confidence.
+    """
+
+    attacks: tuple[BacktrackingPGD, ...]
+    objective: Objective = other_confidence
+    bn: Literal["eval"] = "eval"
+
+    def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
+        best = Best(x)
+        for number, attack in enumerate(self.attacks):
+            own = score
+            if attack.objective is not self.objective:
+                own = attack.objective.bind(net, x, score.y, targeted=score.targeted)
+            made = attack.craft(net, x, own, keys.stream("attack", number), mask)
+            with torch.no_grad():
+                out = net(made.x)
+            best.consider(made.x, score.value(out), score.wrong(out), aim_first=False)
+        return Adversarial(best.x, best.x - x)
+
+    def __str__(self) -> str:
+        return f"the strongest of {' and '.join(str(attack) for attack in self.attacks)}"
+
+
+@dataclass(frozen=True)
+class Distal:
+    """Uniform noise images with an attack on their confidence; of the images given, only the shape matters.
+
+    Raises:
+        ConfigError: for an attack without a finite box, which has no uniform noise.
+    """
+
+    attack: BacktrackingPGD
+    objective: Objective = distal_confidence
+    bn: Literal["eval"] = "eval"
+
+    def __post_init__(self) -> None:
+        low, high = self.attack.clip
+        if not high - low < float("inf"):
+            raise ConfigError("distal images are noise in the clip range; give the classifier finite clip_values")
+
+    def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
+        low, high = self.attack.clip
+        noise = low + (high - low) * keys.stream("distal").uniform(tuple(x.shape[1:])).to(x.dtype)
+        attack = replace(self.attack, objective=self.objective)
+        made = attack.craft(net, noise, self.objective.bind(net, noise, score.y), keys, mask)
+        return Adversarial(made.x, made.x - x)
+
+    def __str__(self) -> str:
+        return f"distal noise under {replace(self.attack, objective=self.objective)}"
+
+
+class PGDConfSettings(BaseModel):
+    """PGD-Conf at test time: random restarts and one start at the image; the authors' defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: Annotated[Count, Field(description="1000 in the authors' evaluation; fewer overstate robustness")] = 1000
+    base_lr: Annotated[
+        Positive | None, Field(description="first step size; 0.001 in linf and l2, 0.5 in l1 when left out")
+    ] = None
+    lr_factor: Annotated[Number, Field(gt=1, description="what a step that does not pay is divided by")] = 1.1
+    momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    restarts: Annotated[Count, Field(description="random ones, beside the start at the image itself")] = 10
+    every_class: Annotated[bool, Field(description="also from the image towards each wrong class in turn")] = False
+
+    def attack(self, ball: Norm, clip: tuple[float, float], n_classes: int) -> Strongest:
+        """The attack on a ball of images in a clip range."""
+        random = BacktrackingPGD(
+            ball,
+            self.steps,
+            self.base_lr or BASE_LR[ball.name],
+            objective=other_confidence,
+            start=UniformNormStart(),
+            restarts=self.restarts,
+            momentum=self.momentum,
+            clip=clip,
+            lr_factor=self.lr_factor,
+        )
+        zero = replace(random, start=ZeroStart(), restarts=1)
+        aimed = [replace(zero, objective=towards(k)) for k in range(1, n_classes)] if self.every_class else []
+        return Strongest((random, zero, *aimed))
+
+
+class PGDConfOptions(PGDConfSettings):
+    """PGD-Conf in a recipe's `evaluate:`; norm and eps default to the recipe's threat."""
+
+    norm: NormName | None = None
+    eps: Positive | None = None
+
+
+def build_pgd_conf(options: PGDConfOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
+    ball = norm_named(options.norm or context.norm, options.eps or context.eps)
+    attack = options.attack(ball, context.clip, context.plan.facts.n_classes)
+    return [(f"pgd_conf{options.steps}x{options.restarts + 1}", attack)]
+
+
+ATTACKS = [
+    AttackEntry(
+        "pgd_conf",
+        "PGD on the confidence of wrong classes, with backtracking (Stutz et al., ICML 2020)",
+        PGDConfOptions,
+        build_pgd_conf,
+    )
+]
