@@ -1,0 +1,1 @@
+"""Speed and memory of art_ext beside ART and a plain loop, as shares of what the arithmetic needs."""

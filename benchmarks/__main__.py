@@ -1,0 +1,211 @@
+"""`python -m benchmarks`: every figure, in one process and interleaved; see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import median
+
+os.environ.setdefault("TQDM_DISABLE", "1")  # before ART is imported: its trainers draw bars
+
+import torch
+
+from art_ext_baselines import PGDAT, TRADES
+from art_ext_pc_lc import PCLC
+from art_ext_pc_lc.ingredient import PCLCLoss
+from benchmarks import contenders as who
+from benchmarks import memory, report
+from benchmarks.faithful import same_pixels
+from benchmarks.limit import Limit, inner_kl, outer_trades
+from benchmarks.nets import RESNET, SMALL, Task
+from benchmarks.report import Check
+from benchmarks.timing import CLOCKS, Clock, Contender, Ratio, interleave
+
+
+@dataclass
+class Section:
+    """One part of the report."""
+
+    title: str
+    lines: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+
+
+Make = Callable[[bool], Section]
+
+
+def timed(title: str, ours: Contender, others: list[Contender], limit: Limit | None, rounds: int) -> Section:
+    """Runs the rounds; the limit's pieces take part in them."""
+    pieces = [] if limit is None else limit.contenders
+    interleave([ours, *others, *pieces], rounds, warm_up=1 if rounds < 5 else 2)
+    limits: dict[Clock, list[float]] = {} if limit is None else {clock: limit.times(clock) for clock in CLOCKS}
+    section = Section(title, report.timing_table([ours, *others], ours, limits))
+    if limit is not None:
+        section.lines += [
+            "",
+            f"Limit {1e3 * median(limits['cpu']):.1f} ms CPU, of the fastest variants of its pieces:",
+            "",
+        ]
+        section.lines += ["| piece | ms CPU | ms wall |", "| --- | ---: | ---: |"]
+        section.lines += [f"| {p.name} | {1e3 * p.median('cpu'):.2f} | {1e3 * p.median('wall'):.2f} |" for p in pieces]
+    return section
+
+
+def share(ours: Contender, limit: Limit) -> Ratio:
+    return Ratio.of(limit.times("cpu"), ours.times["cpu"])
+
+
+def faster(other: Contender, ours: Contender) -> Ratio:
+    return Ratio.of(other.times["cpu"], ours.times["cpu"])
+
+
+def limit_of(task: Task, **options: object) -> Limit:
+    x, y = (part[: task.batch_size] for part in task.data())
+    return Limit(task.model(), x, y, task.steps, repeat=10 if task is SMALL else 1, **options)  # type: ignore[arg-type]
+
+
+def pgd_at_of(task: Task, **options: object) -> PGDAT:
+    return PGDAT(eps=task.eps, steps=task.steps, step_size=task.step_size, **options)  # type: ignore[arg-type]
+
+
+def pgd_at(quick: bool) -> Section:
+    task, rounds = SMALL, 3 if quick else 15
+    ours, limit = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)]), limit_of(task)
+    madry, adversarial = who.art_madry(task), who.art_adversarial(task)
+    backward, grad = (who.research_loop(task, grad=g) for g in (False, True))
+    section = timed(f"PGD training step: {task.name}", ours, [madry, adversarial, backward, grad], limit, rounds)
+    section.checks = [
+        Check("PGD-10 step, small_cnn: times MadryPGD", faster(madry, ours), 2.8, unit="x"),
+        Check("PGD-10 step, small_cnn: times AdversarialTrainer", faster(adversarial, ours), 1.5, unit="x"),
+        Check("PGD-10 step, small_cnn: share of the limit", share(ours, limit), 0.90),
+    ]
+    return section
+
+
+def resnet(quick: bool) -> Section:
+    task, rounds = RESNET, 1 if quick else 7
+    ours, limit = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)]), limit_of(task)
+    madry, backward = who.art_madry(task), who.research_loop(task, grad=False)
+    section = timed(f"PGD training step: {task.name}", ours, [madry, backward], limit, rounds)
+    section.checks = [
+        Check("PGD-3 step, ResNet-18: times MadryPGD", faster(madry, ours), 1.6, unit="x"),
+        Check("PGD-3 step, ResNet-18: share of the limit", share(ours, limit), 0.90),
+    ]
+    return section
+
+
+def trades(quick: bool) -> Section:
+    task, rounds = SMALL, 3 if quick else 15
+    ingredient = TRADES(eps=task.eps, steps=task.steps, step_size=task.step_size)
+    ours = who.art_ext_fit(task, "art_ext", [ingredient])
+    limit = limit_of(task, outer=outer_trades, inner=inner_kl, references=1)
+    arts = who.art_trades(task)
+    section = timed(f"TRADES training step: {task.name}", ours, [arts], limit, rounds)
+    section.checks = [
+        Check("TRADES step, small_cnn: times ART's", faster(arts, ours), 1.6, unit="x"),
+        Check("TRADES step, small_cnn: share of the limit", share(ours, limit), 0.85),
+    ]
+    return section
+
+
+def pc_lc(quick: bool) -> Section:
+    task, rounds = SMALL, 3 if quick else 15
+    ingredients = [pgd_at_of(task, clean_fraction=0.5), PCLC(warmup_epochs=0)]
+    ours, criterion = who.art_ext_fit(task, "art_ext", ingredients), PCLCLoss()
+    from art_ext.types import Outputs
+
+    limit = limit_of(
+        task,
+        outer=lambda model, x, y: criterion(Outputs(model(x)), y).mean(),
+        attack_rows=slice(task.batch_size // 2, None),
+    )
+    section = timed(f"PC-LC x PGD training step, half of the rows clean: {task.name}", ours, [], limit, rounds)
+    section.checks = [Check("PC-LC x PGD-10 step, small_cnn: share of the limit", share(ours, limit), 0.90)]
+    return section
+
+
+def attack(quick: bool) -> Section:
+    n, steps = 256, 20
+    task = Task(f"small_cnn, {n} images, PGD-{steps}", "small_cnn", (1, 8, 8), 128, 8, 0.1, steps)
+    counted = who.CountedGradients(who.trained(task, 3)).eval()
+    ours, arts = who.attacks(task, counted, n)
+    passes = []
+    for contender in (ours, arts):
+        counted.passes = 0
+        contender.run()
+        passes.append(counted.passes)
+    section = timed(f"PGD through ART's interface: {task.name}", ours, [arts], None, 5 if quick else 21)
+    counts = f"Gradient steps counted on the network: ART {passes[1]}; art_ext is to make {steps} on its folded twin"
+    section.lines += ["", f"{counts}, keeps the best iterate of each image, and looks at the last one too."]
+    section.checks = [Check("PGD-20 through ART's interface: times ART's", faster(arts, ours), 1.6, unit="x")]
+    return section
+
+
+def faithful(quick: bool) -> Section:
+    tasks = [SMALL] if quick else [SMALL, RESNET]
+    checks = []
+    for task in tasks:
+        same = same_pixels(task)
+        checks.append(Check(f"same adversarial pixels as the plain loop, {task.make}", Ratio(same, same, same), 0.999))
+    return Section("Faithfulness", [], checks)
+
+
+def in_memory(quick: bool) -> Section:
+    section = Section(
+        "Memory: peak above what was resident, in copies of x (0.4 GB)", ["| | generate | fit |", "| --- | --- | --- |"]
+    )
+    for subject in memory.SUBJECTS[:1] if quick else memory.SUBJECTS:
+        copies = {call: memory.extra_copies(subject, call) for call in memory.CALLS}
+        section.lines.append(f"| {subject} | {copies['generate']:.2f} | {copies['fit']:.2f} |")
+        if subject == "art_ext":
+            for call, target in (("generate", 1.1), ("fit", 0.2)):
+                got = Ratio(*[copies[call]] * 3)
+                section.checks.append(Check(f"extra copies of x in {call}", got, target, at_most=True))
+    return section
+
+
+SECTIONS: dict[str, Make] = {
+    "pgd_at": pgd_at,
+    "resnet": resnet,
+    "trades": trades,
+    "pc_lc": pc_lc,
+    "attack": attack,
+    "faithful": faithful,
+    "memory": in_memory,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three rounds, without the ResNet: under a minute")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="one section; may be repeated")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(arguments.threads)
+    names = arguments.only or [name for name in SECTIONS if not (arguments.quick and name == "resnet")]
+    began, sections = time.perf_counter(), []
+    for name in names:
+        sections.append(SECTIONS[name](arguments.quick))
+        print("\n".join(["", f"### {sections[-1].title}", "", *sections[-1].lines]), flush=True)
+    checks = [check for section in sections for check in section.checks]
+    summary = ["### Summary", "", *report.checks_table(checks)]
+    print("\n".join(["", *summary, "", report.machine(), f"{time.perf_counter() - began:.0f} s"]))
+    if arguments.only or arguments.quick:
+        print("benchmarks/README.md is left as it is: only a full run writes it")
+        return
+    lines = [f"Measured on: {report.machine()}.", "", *summary]
+    for section in sections:
+        if section.lines:
+            lines += ["", f"### {section.title}", "", *section.lines]
+    report.write(lines)
+
+
+if __name__ == "__main__":
+    main()
