@@ -135,6 +135,8 @@ class Evaluator:
         began = time.perf_counter()
         right = (self.clean().right if standing is None else standing).clone()
         for index in torch.split(right.nonzero().squeeze(1), BATCH):
+            if len(index) == 0:  # nothing stands: split gives one empty part
+                break
             adversarial, y = self.craft(attack, index)
             right[index] = self.predict(adversarial).eq(y).cpu()
         return Accuracy(name, right, str(attack), time.perf_counter() - began)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from art_ext.api import L2, Augment, Clean, Criterion, CrossEntropy, Facts, Ingredient, Linf, Plan, Scores
+from art_ext.api import L1, L2, Augment, Clean, Criterion, CrossEntropy, Facts, Ingredient, Linf, Plan, Scores, Uniform
 from art_ext.data.batches import ArrayBatches
 from art_ext.engine import checkpoint
 from art_ext.engine.fit import Fit

@@ -149,7 +149,7 @@ def test_the_plan_is_cross_entropy_first_then_a_fresh_start():
 
 
 def test_it_names_its_adversary():
-    pc, margin = PCLCLoss(0.9).adversaries
+    margin, pc = PCLCLoss(0.9).adversaries
     assert margin is cw
     assert pc.name == "pc_term"
     z, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
