@@ -93,7 +93,7 @@ STARTS: dict[str, Start] = {"uniform": UniformStart(), "gaussian": GaussianStart
 
 
 class Scheduled(Protocol):
-    """An option that depends on progress; `PGD.at` puts its present value in its place."""
+    """An option that depends on progress, as a growing radius does; `PGD.at` puts its present value in its place."""
 
     def at(self, progress: Progress) -> int: ...
 
@@ -157,7 +157,8 @@ class PGD:
         """The attack at a moment: each option that has `at(progress)` gives way to its present value."""
         values: dict[str, Any] = {option.name: getattr(self, option.name) for option in fields(self)}
         present = {name: value.at(progress) for name, value in values.items() if hasattr(value, "at")}
-        return replace(self, **present) if present else self
+        changed = {name: value for name, value in present.items() if value is not values[name]}
+        return replace(self, **changed) if changed else self
 
     @property
     def cost(self) -> int:
@@ -239,20 +240,25 @@ class PGD:
     ) -> Tensor:
         """One run that each example leaves once it took `tau` steps from wrong iterates and is wrong again."""
         walk = Walk.of(self, x, eps, mask)
-        adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped)
-        rows = torch.arange(len(x), device=x.device)
+        done = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped)
+        adv, rows = done.clone(), torch.arange(len(x), device=x.device)
         left = torch.full_like(rows, self.tau)  # type: ignore[arg-type]  # `at` made it a number
         for step in range(self.steps):
-            here, own = adv[rows].requires_grad_(), score[rows]
-            out = net(here)
-            (grad,) = torch.autograd.grad(own.value(out).sum(), here)
-            left = left - own.wrong(out).long()
+            adv.requires_grad_()
+            out = net(adv)
+            (grad,) = torch.autograd.grad(score.value(out).sum(), adv)
+            adv = adv.detach()
+            left = left - score.wrong(out).long()
             going = left >= 0
-            here, grad, rows, left = here.detach()[going], grad[going], rows[going], left[going]
-            if len(rows) == 0:
-                break
-            adv[rows] = walk[rows].step(here, grad, self._noise(keys[rows], step, here))
-        return adv
+            if not bool(going.all()):
+                done[rows] = adv
+                adv, grad, rows, left = adv[going], grad[going], rows[going], left[going]
+                walk, score, keys = walk[going], score[going], keys[going]
+                if len(rows) == 0:
+                    return done
+            adv = walk.step(adv, grad, self._noise(keys, step, adv))
+        done[rows] = adv
+        return done
 
     def _noise(self, keys: Keys, step: int, x: Tensor) -> Tensor | None:
         """(N, C, H, W) jitter of a step, keyed by example."""
