@@ -6,6 +6,7 @@ order; each returns a new plan. `compose` checks it and gives the parts the engi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -24,6 +25,8 @@ from art_ext.parts.targets import Target
 from art_ext.types import Facts, Progress
 
 if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
     from art_ext.engine.step import Step
     from art_ext.ingredient import Ingredient
 
@@ -37,6 +40,8 @@ class Update(Protocol):
         holds_craft (False): it needs the batch's one craft from before the update inside it to after
             that; so nothing inside it may recraft.
     One that keeps state from batch to batch has `state_dict()` and `load_state_dict(state)`.
+    One that averages the weights has `averaged(net)`, a context in which the net has the averages and
+    after which it has its own weights again; the net is judged there, and ends with them.
     """
 
     def __call__(self, step: Step) -> None: ...
@@ -86,6 +91,10 @@ def clean_accuracy(scores: Scores) -> tuple[float, ...]:
 
 
 Wrap = Callable[[Update], Update]
+Pace = Callable[[Progress, int], float]
+"""(where the fit stands, rows in a full batch) to a factor of every learning rate."""
+Arrange = Callable[["Optimizer", nn.Module], Callable[[], None]]
+"""(optimizer, net): changes the optimizer in place before the first step; what it returns undoes that after the last."""
 Stratum = Literal["step", "average"]
 SLOTS = ("attack", "criterion", "risk", "target", "update", "detectors", "selection")
 
@@ -107,7 +116,7 @@ class Helper:
     owner: str
     name: str
     module: nn.Module
-    optimizer: Callable[[Iterable[nn.Parameter]], Any]
+    optimizer: Callable[[Iterable[nn.Parameter]], Any] | None
 
 
 @dataclass(frozen=True)
@@ -115,6 +124,7 @@ class _Alteration:
     owner: str
     slot: str
     change: Callable[[Any], Any]
+    around: bool
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,8 @@ class Plan:
     phases: tuple[Phase, ...] = ()
     helpers: tuple[Helper, ...] = ()
     settings: Mapping[str, tuple[str, Any]] = field(default_factory=_empty)
+    paces: tuple[tuple[str, Pace], ...] = ()
+    arrangements: tuple[tuple[str, Arrange], ...] = ()
     problems: tuple[Problem, ...] = ()
     used: tuple[str, ...] = ()
 
@@ -219,10 +231,14 @@ class Plan:
         """Changes the network before training; surgeries of all ingredients run in order."""
         return replace(self, surgery=(*self.surgery, *((by.name, cut) for cut in surgery)))
 
-    def alter(self, by: Ingredient, slot: str, change: Callable[[Any], Any]) -> Plan:
-        """Changes a part that another ingredient owns, or will own: kept until the plan is composed."""
+    def alter(self, by: Ingredient, slot: str, change: Callable[[Any], Any], *, around: bool = False) -> Plan:
+        """Changes a part that another ingredient owns, or will own: kept until the plan is composed.
+
+        With `around` it comes after all other changes: it puts the part into another one, whose
+        options are not the part's own.
+        """
         _held_in_a_slot(slot)
-        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change)))
+        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around)))
 
     def wrap(
         self, by: Ingredient, make: Wrap, stratum: Stratum = "step", needs: Iterable[str] = ()
@@ -241,8 +257,15 @@ class Plan:
             return self
         return replace(self, phases=(*self.phases, Phase(by.name, until_epoch, parts, reset_optimizer)))
 
-    def help(self, by: Ingredient, name: str, module: nn.Module, optimizer: Callable[..., Any]) -> Plan:
-        """Adds a helper network; the engine moves, wraps, schedules and saves it."""
+    def help(
+        self, by: Ingredient, name: str, module: nn.Module, optimizer: Callable[..., Any] | None = None
+    ) -> Plan:
+        """Adds a helper network; the engine moves, wraps, schedules and saves it.
+
+        One on the meta device (made at no cost, for plans that are only looked at) gets its weights
+        when the fit begins, from the run's seed. Its optimizer is one like the classifier's, with the
+        same options, unless `optimizer(parameters)` makes another; its rates follow the same schedule.
+        """
         return replace(self, helpers=(*self.helpers, Helper(by.name, name, module, optimizer)))
 
     def tune(self, by: Ingredient, **settings: Any) -> Plan:
@@ -257,6 +280,18 @@ class Plan:
                 continue
             plan = replace(plan, settings={**plan.settings, key: (by.name, value)})
         return plan
+
+    def pace(self, by: Ingredient, factor: Pace) -> Plan:
+        """Multiplies all learning rates, whatever schedule sets them; factors of several ingredients multiply."""
+        return replace(self, paces=(*self.paces, (by.name, factor)))
+
+    def paced(self, progress: Progress, rows: int) -> float:
+        """The factor of every learning rate at a moment."""
+        return math.prod(factor(progress, rows) for _, factor in self.paces)
+
+    def arrange(self, by: Ingredient, change: Arrange) -> Plan:
+        """Changes the optimizer for the time of a fit: its groups, or hooks on its steps."""
+        return replace(self, arrangements=(*self.arrangements, (by.name, change)))
 
     def object_to(self, *problems: Problem) -> Plan:
         """Records objections, of an ingredient or of a plugin's `art_ext_check_plan`."""
@@ -292,7 +327,7 @@ class Plan:
         slots.setdefault("risk", Clean())
         slots.setdefault("target", Target())
         slots.setdefault("selection", worst_case if self.used or self.owners else clean_accuracy)
-        for change in self.alterations:
+        for change in sorted(self.alterations, key=lambda a: a.around):
             if change.slot in slots:
                 slots[change.slot] = change.change(slots[change.slot])
         attack = slots.get("attack")
@@ -312,6 +347,10 @@ class Plan:
             for problem in self._contradictions(self.compose(epoch)):
                 if problem not in found:
                     found.append(problem)
+        averages = [wrapper.owner for wrapper in self.wrappers if wrapper.stratum == "average"]
+        if len(averages) > 1:
+            one, other = averages[:2]
+            found.append(Problem(f"{one} and {other} both average the weights; remove one of them", (one, other)))
         return [*found, *self._misplaced_updates()]
 
     def _contradictions(self, parts: Parts) -> Iterable[Problem]:
@@ -341,6 +380,13 @@ class Plan:
                 "use a risk that applies the criterion to adversarial rows instead",
                 (risk, criterion),
             )
+        for change in self.alterations:
+            if change.slot == "attack" and parts.attack is None:
+                yield Problem(
+                    f"{change.owner} changes the attack of a training, but nothing sets one; "
+                    "add an ingredient that trains on an attack",
+                    (change.owner,),
+                )
         for wrapper in self.wrappers:
             if "adversarial rows" in wrapper.needs and not parts.risk.needs_adversarial:
                 yield Problem(
@@ -393,10 +439,12 @@ class Plan:
             lines.append((f"until epoch {phase.until_epoch}", held + fresh, phase.owner))
         lines += [(f"helper {h.name}", type(h.module).__name__, h.owner) for h in self.helpers]
         lines += [(f"train.{key}", str(value), owner) for key, (owner, value) in self.settings.items()]
+        lines += [("optimizer", _name(change), owner) for owner, change in self.arrangements]
+        lines += [("learning rate", _name(factor), owner) for owner, factor in self.paces]
         return lines
 
     def _owners_of(self, slot: str) -> str:
-        altered = [a.owner for a in self.alterations if a.slot == slot]
+        altered = [a.owner for a in self.alterations if a.slot == slot and a.owner != self.owner(slot)]
         return ", altered by ".join([self.owner(slot), *altered])
 
     def _update_owners(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -106,6 +107,22 @@ def remember_rates(optimizer: torch.optim.Optimizer) -> None:
     """Each group's present rate becomes its base rate."""
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
+
+
+@contextmanager
+def paced(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
+    """While it holds, every group's rate is `factor` times what it was."""
+    if factor == 1:
+        yield
+        return
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
+    try:
+        yield
+    finally:
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
 def follow_surgery(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:

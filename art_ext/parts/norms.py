@@ -5,15 +5,16 @@ All functions are batched: `delta` and `grad` are (N, C, H, W), `eps` a number o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from art_ext.errors import ConfigError, unknown
 from art_ext.parts.noise import Keys
-from art_ext.parts.ranges import Uniform, largest
+from art_ext.parts.ranges import Growing, Uniform, largest
+from art_ext.types import Progress
 
 Eps = float | Tensor
 TINY = 1e-12
@@ -63,7 +64,7 @@ class Norm:
         ConfigError: unless eps > 0.
     """
 
-    eps: float | Uniform
+    eps: float | Uniform | Growing
     name: ClassVar[str]
     order: ClassVar[float]
     skips_saturated: ClassVar[bool] = False
@@ -77,11 +78,16 @@ class Norm:
     def largest(self) -> float:
         return largest(self.eps)
 
+    def at(self, progress: Progress) -> Self:
+        """The ball at a moment: one that grows has its present radius."""
+        return replace(self, eps=self.eps.at(progress)) if isinstance(self.eps, Growing) else self
+
     def radius(self, keys: Keys, like: Tensor) -> Eps:
-        """The radius of each example: eps itself, or (N, 1, 1, 1) draws from its range."""
-        if isinstance(self.eps, Uniform):
-            return per_example(self.eps.draw(keys)).to(like.dtype)
-        return self.eps
+        """The radius of each example: eps itself at its full size, or (N, 1, 1, 1) draws from its range."""
+        eps = self.eps.full if isinstance(self.eps, Growing) else self.eps
+        if isinstance(eps, Uniform):
+            return per_example(eps.draw(keys)).to(like.dtype)
+        return eps
 
     def of(self, delta: Tensor) -> Tensor:
         """(N,) the norm of each perturbation."""

@@ -1,4 +1,4 @@
-"""Numbers that are drawn anew for every example or batch."""
+"""Numbers that are drawn anew for every example or batch, or grow in the course of a training."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from art_ext.parts.noise import Keys
+from art_ext.types import Progress
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,37 @@ class Uniform:
         return f"U[{self.low:g}, {self.high:g}] per {self.per}"
 
 
-def largest(value: float | Uniform) -> float:
-    """The upper end of a number or range: what an evaluation must cover."""
+def warm_up(epoch: float, epochs: float) -> float:
+    """min((epoch + 1) / epochs, 1), with epoch a real number: a linear rise that ends at 1 (Pang et al., ICLR 2021).
+
+    The authors' script does not clamp, and overshoots to (epochs + 1) / epochs before the rise ends.
+    """
+    return min((epoch + 1) / epochs, 1.0) if epochs > 0 else 1.0
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A number or range that grows linearly to its full size over the first `epochs`, as `warm_up` says."""
+
+    full: float | Uniform
+    epochs: float
+
+    def at(self, progress: Progress) -> float | Uniform:
+        """Its present size: another number, or the range with both ends brought nearer to 0."""
+        share = warm_up(progress.epoch, self.epochs)
+        if share == 1:
+            return self.full
+        if isinstance(self.full, Uniform):
+            return Uniform(share * self.full.low, share * self.full.high, self.full.per)
+        return share * self.full
+
+    def __str__(self) -> str:
+        full = self.full if isinstance(self.full, Uniform) else f"{self.full:g}"
+        return f"{full} after {self.epochs:g} epochs"
+
+
+def largest(value: float | Uniform | Growing) -> float:
+    """The upper end of a number or range, at its full size: what an evaluation must cover."""
+    if isinstance(value, Growing):
+        value = value.full
     return value.high if isinstance(value, Uniform) else value

@@ -151,7 +151,8 @@ def test_alterations_may_come_before_what_they_alter():
         plan = Plan.of(order, FACTS)
         assert plan.compose().attack == PGD(Linf(0.05), 4)
         assert plan.owner("attack") == "madry"
-    assert Plan.of([halve], FACTS).compose().attack is None
+    with pytest.raises(ComposeError, match="halve changes the attack of a training, but nothing sets one"):
+        Plan.of([halve], FACTS)
 
 
 def test_alterations_of_a_default_are_shown():
@@ -344,3 +345,20 @@ def test_rows_of_risks():
     for share in (0.0, 1.0, 1.5):
         with pytest.raises(ConfigError, match="between 0 and 1"):
             Mixed(share)
+
+
+def test_factors_of_the_learning_rate_multiply():
+    half = make("half", lambda plan, me: plan.pace(me, lambda progress, rows: 0.5))
+    by_rows = make("by_rows", lambda plan, me: plan.pace(me, lambda progress, rows: rows / 128))
+    plan = Plan.of([half, by_rows], FACTS)
+    assert plan.paced(Progress(0, 1), 64) == 0.25
+    assert Plan.of([], FACTS).paced(Progress(0, 1), 64) == 1
+    assert ("learning rate", "<lambda>", "half") in plan.describe()
+
+
+def test_two_averages_contradict_each_other():
+    one, other = (
+        make(name, lambda plan, me: plan.wrap(me, lambda then: then, stratum="average")) for name in ("one", "other")
+    )
+    with pytest.raises(ComposeError, match="one and other both average the weights; remove one of them"):
+        Plan.of([one, other], FACTS)
