@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -104,12 +105,22 @@ class Tracking:
         """The exact line that opens MLflow's pages on these runs; for a server, its address."""
         if self.is_server:
             return self.shown.rstrip("/")
-        return f"mlflow ui --backend-store-uri {shlex.quote(self.shown)} --port 5000"
+        return f"{_mlflow_command()} ui --backend-store-uri {shlex.quote(self.shown)} --port 5000"
 
     def run_url(self, experiment_id: str, run_id: str) -> str:
         """The page of a run: on the server, or where `ui_command` shows it."""
         base = self.shown.rstrip("/") if self.is_server else "http://127.0.0.1:5000"
         return f"{base}/#/experiments/{experiment_id}/runs/{run_id}"
+
+
+def _mlflow_command() -> str:
+    """How this shell can call the mlflow of this environment, which may not be the one on its path."""
+    beside = Path(sys.executable).parent / "mlflow"
+    found = shutil.which("mlflow")
+    if found is not None and Path(found) == beside:
+        return "mlflow"
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))
 
 
 def resolve_tracking(uri: str | None, project: Path) -> Tracking:
