@@ -94,7 +94,7 @@ Wrap = Callable[[Update], Update]
 Pace = Callable[[Progress, int], float]
 """(where the fit stands, rows in a full batch) to a factor of every learning rate."""
 Arrange = Callable[["Optimizer", nn.Module], Callable[[], None]]
-"""(optimizer, net): changes the optimizer in place before the first step; what it returns undoes that after the last."""
+"""(optimizer, net): changes the optimizer in place before the first step, and returns what undoes that at the end."""
 Stratum = Literal["step", "average"]
 SLOTS = ("attack", "criterion", "risk", "target", "update", "detectors", "selection")
 
@@ -125,6 +125,7 @@ class _Alteration:
     slot: str
     change: Callable[[Any], Any]
     around: bool
+    needed: bool
 
 
 @dataclass(frozen=True)
@@ -231,14 +232,22 @@ class Plan:
         """Changes the network before training; surgeries of all ingredients run in order."""
         return replace(self, surgery=(*self.surgery, *((by.name, cut) for cut in surgery)))
 
-    def alter(self, by: Ingredient, slot: str, change: Callable[[Any], Any], *, around: bool = False) -> Plan:
+    def alter(
+        self,
+        by: Ingredient,
+        slot: str,
+        change: Callable[[Any], Any],
+        *,
+        around: bool = False,
+        needed: bool = True,
+    ) -> Plan:
         """Changes a part that another ingredient owns, or will own: kept until the plan is composed.
 
         With `around` it comes after all other changes: it puts the part into another one, whose
-        options are not the part's own.
+        options are not the part's own. Where `needed` is False, it may also find no part to change.
         """
         _held_in_a_slot(slot)
-        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around)))
+        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around, needed)))
 
     def wrap(
         self, by: Ingredient, make: Wrap, stratum: Stratum = "step", needs: Iterable[str] = ()
@@ -381,7 +390,7 @@ class Plan:
                 (risk, criterion),
             )
         for change in self.alterations:
-            if change.slot == "attack" and parts.attack is None:
+            if change.needed and change.slot == "attack" and parts.attack is None:
                 yield Problem(
                     f"{change.owner} changes the attack of a training, but nothing sets one; "
                     "add an ingredient that trains on an attack",

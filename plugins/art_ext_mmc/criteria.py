@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from art_ext.api import Criterion, CrossEntropy, Detector, Objective, Outputs, ce, cw, dlr_ratio
+from art_ext.api import Criterion, CrossEntropy, Detector, Objective, Outputs, ce, cw, dlr_ratio, largest_other
 from art_ext_mmc.losses import center_drift, lgm_logits, mmc_loss, of_class
 
 
@@ -104,10 +104,19 @@ class CenterPull(Criterion):
         return f"center loss(lam {self.lam:g}, alpha {self.alpha:g})"
 
 
+def _wrong_center(out: Outputs, y: Tensor) -> Tensor:
+    return largest_other(out.logits, y)
+
+
+wrong_center = Objective("wrong_center", _wrong_center, targetable=False)
+"""max over l != y of -|z - mu_l|^2: as near as can be to a wrong centre, which no distance gives away."""
+
+
 class NearestCenter(Detector):
     """max_l -|z - mu_l|^2: how near the features come to any centre, on raw logits (Pang et al., ICLR 2020)."""
 
     name = "nearest_center"
+    adversaries = (wrong_center,)
 
     def score(self, out: Outputs) -> Tensor:
         return out.logits.amax(1)

@@ -67,8 +67,9 @@ class _FixedCenters(Ingredient):
 class _CenterDistance(_FixedCenters):
     def apply(self, plan: Plan) -> Plan:
         plan = self._fix(plan, 1.0)
-        plan = plan.fill(self, criterion=MMCLoss(self._factor, self.center_norm), detectors=(NearestCenter(),))
-        return plan.alter(self, "attack", aimed_at_centers)
+        plan = plan.fill(self, criterion=MMCLoss(self._factor, self.center_norm))
+        plan = plan.default(self, detectors=(NearestCenter(),))
+        return plan.alter(self, "attack", aimed_at_centers, needed=False)
 
 
 class MMC(_CenterDistance):
