@@ -177,6 +177,15 @@ def tiles(maps: Tensor, side: int) -> Tensor:
     return maps.reshape(*maps.shape[:2], side, height // side, side, width // side).mean((-3, -1))
 
 
+def enlarge(x: Tensor, factor: int) -> Tensor:
+    """Each pixel becomes a square of factor x factor: (N, C, H, W) to (N, C, factor H, factor W)."""
+    if factor <= 1:
+        return x
+    n, channels, height, width = x.shape
+    squares = x[..., :, None, :, None].expand(-1, -1, -1, factor, -1, factor)
+    return squares.reshape(n, channels, factor * height, factor * width)
+
+
 def conv3x3(channels: int, width: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)  # a batch norm follows: no bias
 
@@ -191,8 +200,8 @@ def conv1x1(channels: int, width: int, stride: int) -> nn.Conv2d:
 class LeNet5(SmallImageNetwork):
     """LeNet-5 (LeCun et al., 1998, fig. 2), with ReLU and max pooling for tanh and trained subsampling.
 
-    As in the paper, images stand in the middle of a field of 32x32, so smaller ones get a margin of
-    zeros; the second pooling gives 5x5 maps whatever the size.
+    As in the paper, images stand in the middle of a field of 32x32: smaller ones are enlarged by the
+    whole factor that fits, and get a margin of zeros. Larger ones are pooled to 5x5 maps as well.
     """
 
     field = 32
@@ -212,6 +221,7 @@ class LeNet5(SmallImageNetwork):
         self._finish()
 
     def body(self, x: Tensor) -> Tensor:
+        x = enlarge(x, self.field // max(x.shape[-2:]))
         down, right = (max(self.field - side, 0) for side in x.shape[-2:])
         x = F.pad(x, (right // 2, right - right // 2, down // 2, down - down // 2))
         x = self.pool1(self.act1(self.conv1(x)))
@@ -225,19 +235,20 @@ class LeNet5(SmallImageNetwork):
 
 
 class SmallCNN(SmallImageNetwork):
-    """Three layers of 3x3 convolution, batch norm and ReLU, 2x2 means of their maps, and a head.
+    """Three layers of 3x3 convolution, batch norm and ReLU, 4x4 means of their maps, and a head.
+
+    The first layer keeps the resolution, the second halves it by its stride: at 8x8, pooling behind
+    the first layer costs ten points of PGD accuracy after PGD training, and is no faster.
 
     Args:
         width: channels of the first layer; the others have twice and four times as many.
     """
 
     def __init__(self, num_classes: int = 10, in_chans: int = 3, width: int = 16, drop_rate: float = 0.0) -> None:
-        super().__init__(num_classes, in_chans, 4 * width, head_hidden_size=16 * width, drop_rate=drop_rate)
+        super().__init__(num_classes, in_chans, 4 * width, head_hidden_size=64 * width, drop_rate=drop_rate)
         self.layers = nn.Sequential(
             *layer(in_chans, width),
-            nn.MaxPool2d(2),
-            *layer(width, 2 * width),
-            nn.MaxPool2d(2),
+            *layer(width, 2 * width, stride=2),
             *layer(2 * width, 4 * width),
         )
         self._finish()
@@ -247,8 +258,7 @@ class SmallCNN(SmallImageNetwork):
         return maps
 
     def pool(self, maps: Tensor) -> Tensor:
-        # 2x2 rather than one mean: where a stroke stands tells digits apart.
-        return tiles(maps, 2).flatten(1)
+        return tiles(maps, 4).flatten(1)  # where a stroke stands tells digits apart
 
 
 class VGG(SmallImageNetwork):
@@ -286,9 +296,9 @@ class VGG(SmallImageNetwork):
         return maps
 
 
-def layer(channels: int, width: int, bias: bool = False) -> tuple[nn.Module, ...]:
+def layer(channels: int, width: int, *, stride: int = 1, bias: bool = False) -> tuple[nn.Module, ...]:
     """3x3 convolution, batch norm, ReLU."""
-    conv = nn.Conv2d(channels, width, 3, padding=1, bias=bias)
+    conv = nn.Conv2d(channels, width, 3, stride, padding=1, bias=bias)
     return conv, nn.BatchNorm2d(width), nn.ReLU(inplace=True)
 
 

@@ -191,10 +191,14 @@ def test_tiles_are_adaptive_pooling(shape: tuple[int, int]) -> None:
 
 def test_lenet_sees_a_small_image_in_the_middle_of_its_field() -> None:
     model = timm.create_model("lenet5", in_chans=1).eval()
-    x = torch.rand(2, 1, 8, 8)
+    x = torch.rand(2, 1, 7, 15)
     field = torch.zeros(2, 1, 32, 32)
-    field[..., 12:20, 12:20] = x
+    field[..., 9:23, 1:31] = x.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    with pytest.raises(ModelError):
+        model(x)  # 7 pixels are too few
+    model.smallest = 7
     assert torch.allclose(model(x), model(field), atol=1e-6)
+    assert torch.equal(networks.enlarge(x, 4), x.repeat_interleave(4, -1).repeat_interleave(4, -2))
 
 
 def test_width_is_an_option() -> None:
@@ -292,7 +296,7 @@ def test_a_new_head_is_part_of_the_architecture() -> None:
 
 def test_a_change_is_done_again_before_the_weights_come() -> None:
     def wider(model: nn.Module) -> nn.Module:
-        model.fc = nn.Sequential(nn.Linear(256, 20), nn.Linear(20, 6))
+        model.fc = nn.Sequential(nn.Linear(1024, 20), nn.Linear(20, 6))
         return model
 
     model = wider(build_model("small_cnn", num_classes=6, input_shape=(1, 8, 8)))
