@@ -125,7 +125,6 @@ class _Alteration:
     slot: str
     change: Callable[[Any], Any]
     around: bool
-    needed: bool
 
 
 @dataclass(frozen=True)
@@ -232,22 +231,14 @@ class Plan:
         """Changes the network before training; surgeries of all ingredients run in order."""
         return replace(self, surgery=(*self.surgery, *((by.name, cut) for cut in surgery)))
 
-    def alter(
-        self,
-        by: Ingredient,
-        slot: str,
-        change: Callable[[Any], Any],
-        *,
-        around: bool = False,
-        needed: bool = True,
-    ) -> Plan:
+    def alter(self, by: Ingredient, slot: str, change: Callable[[Any], Any], *, around: bool = False) -> Plan:
         """Changes a part that another ingredient owns, or will own: kept until the plan is composed.
 
         With `around` it comes after all other changes: it puts the part into another one, whose
-        options are not the part's own. Where `needed` is False, it may also find no part to change.
+        options are not the part's own.
         """
         _held_in_a_slot(slot)
-        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around, needed)))
+        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around)))
 
     def wrap(
         self, by: Ingredient, make: Wrap, stratum: Stratum = "step", needs: Iterable[str] = ()
@@ -390,7 +381,7 @@ class Plan:
                 (risk, criterion),
             )
         for change in self.alterations:
-            if change.needed and change.slot == "attack" and parts.attack is None:
+            if change.slot == "attack" and parts.attack is None:
                 yield Problem(
                     f"{change.owner} changes the attack of a training, but nothing sets one; "
                     "add an ingredient that trains on an attack",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,7 +10,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from art_ext.api import Attack, ConfigError, Count, Ingredient, NonNegative, Paper, Plan, Positive, ReplaceHead, ce
+from art_ext.api import (
+    Attack,
+    ConfigError,
+    Count,
+    Ingredient,
+    NonNegative,
+    Paper,
+    Plan,
+    Positive,
+    Problem,
+    ReplaceHead,
+    ce,
+)
 from art_ext_mmc.centers import mm_centers, optimised_centers, random_centers
 from art_ext_mmc.criteria import CenterPull, GSCELoss, LGMLoss, MMCLoss, MMLDALoss, NearestCenter, center_distance
 from art_ext_mmc.heads import CenterHead, FixCenters, QuadraticHead, Shape
@@ -34,6 +46,18 @@ def aimed_at_centers(attack: Attack) -> Attack:
         changed: Any = replace(attack, objective=center_distance)
         return changed
     return attack
+
+
+def objections(plan: Plan) -> Iterable[Problem]:
+    """An attack that was listed after the centres and raises cross-entropy, whose gradient is 0 here."""
+    parts = plan.compose()
+    if isinstance(parts.criterion, MMCLoss) and parts.attack is not None and parts.attack.objective is ce:
+        centers, attack = plan.owner("criterion"), plan.owner("attack")
+        yield Problem(
+            f"{attack} raises cross-entropy, which has no gradient on the logits of {centers}; "
+            f"list {centers} after {attack}, or set {attack}.objective to criterion",
+            (attack, centers),
+        )
 
 
 class _FixedCenters(Ingredient):
@@ -69,7 +93,8 @@ class _CenterDistance(_FixedCenters):
         plan = self._fix(plan, 1.0)
         plan = plan.fill(self, criterion=MMCLoss(self._factor, self.center_norm))
         plan = plan.default(self, detectors=(NearestCenter(),))
-        return plan.alter(self, "attack", aimed_at_centers, needed=False)
+        # An alteration without an attack to change is refused, so an attack listed later is left to `objections`.
+        return plan.alter(self, "attack", aimed_at_centers) if "attack" in plan.slots else plan
 
 
 class MMC(_CenterDistance):
