@@ -7,7 +7,7 @@ slower one, but that is the user's choice and not ART's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -158,14 +158,16 @@ def trained(task: Task, epochs: int) -> nn.Module:
 
 
 class CountedGradients(nn.Module):
-    """Counts the passes of a network whose input asks for a gradient."""
+    """Counts the passes whose input asks for a gradient, of a network and of all its copies."""
+
+    passes: ClassVar[int] = 0
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.passes = model, 0
+        self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        self.passes += int(x.requires_grad)
+        CountedGradients.passes += int(x.requires_grad)
         logits: Tensor = self.model(x)
         return logits
 

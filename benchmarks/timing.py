@@ -65,4 +65,6 @@ class Ratio:
         return cls(median, low, high)
 
     def __str__(self) -> str:
+        if self.low == self.high:
+            return f"{self.median:.4g}"
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
