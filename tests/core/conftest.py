@@ -1,5 +1,0 @@
-"""One thread: the tensors are tiny, and threads only get into each other's way."""
-
-import torch
-
-torch.set_num_threads(1)
