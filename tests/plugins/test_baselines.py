@@ -162,7 +162,8 @@ def test_impossible_options_of_pgd_at(options):
 
 
 def test_two_base_methods_contradict_each_other():
-    with pytest.raises(ConfigError, match=r"pgd_at and trades both set the attack.*pgd_at and trades both set the risk"):
+    both = r"pgd_at and trades both set the attack.*pgd_at and trades both set the risk"
+    with pytest.raises(ConfigError, match=both):
         parts(PGDAT(), TRADES())
 
 
