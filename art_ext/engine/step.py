@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from art_ext.errors import ConfigError
+from art_ext.parts.attacks import BNMode
 from art_ext.parts.noise import Keys
 from art_ext.parts.objectives import ce
-from art_ext.types import Adversarial, Outputs, View, Views
+from art_ext.types import Adversarial, Forward, Outputs, View, Views
 
 if TYPE_CHECKING:
     from art_ext.engine.fit import Fit
@@ -27,7 +28,8 @@ class Step:
     Attributes:
         x, y: the batch, clean: (N, C, H, W) pixels and (N,) class indices.
         keys: the keys of its noise, one per example.
-        logs: sums over the batch's rows, on the device: "loss", "loss/<term>", "correct/<view>", "rows/<view>".
+        logs: sums over the batch's rows, on the device: "loss", "loss/<term>", "correct/<view>", "rows/<view>",
+            and whatever an update logs.
     """
 
     def __init__(self, fit: Fit, x: Tensor, y: Tensor, index: Tensor) -> None:
@@ -53,12 +55,21 @@ class Step:
         if len(x) == 0:
             return Adversarial(x, torch.zeros_like(x))
         keys = self.keys[rows] if self._crafts == 0 else self.keys[rows].stream("craft", self._crafts)
-        with self.run.crafting(self.net, attack.bn, x) as net:
+        with self.through(attack.bn) as net:
             score = (attack.objective or ce).bind(net, x, y)
             self._memo = attack.craft(net, x, score, keys)
         self._crafts += 1
         self._memo_version = self.run.weights_version
         return self._memo
+
+    @contextmanager
+    def through(self, bn: BNMode) -> Iterator[Forward]:
+        """The network as attacks see it: gradients go through it, none to its weights.
+
+        In mode "train" its passes move the statistics of normalisation layers, as any training pass.
+        """
+        with self.run.crafting(self.net, bn, self.x) as net:
+            yield net
 
     def forward(self, x: Tensor) -> Outputs:
         """One wrapped pass over images outside the risk's rows."""
@@ -174,8 +185,15 @@ class Step:
 
     def helper(self, name: str) -> tuple[Any, Any]:
         """A helper network and its optimizer."""
-        module, optimizer = self.fit.helpers[name]
-        return module, optimizer
+        helper = self.fit.helpers[name]
+        return helper.wrapped, helper.optimizer
+
+    def descend_helper(self, name: str, loss: Tensor) -> None:
+        """One step of a helper's optimizer; whatever gradients it had before are dropped."""
+        module, optimizer = self.helper(name)
+        optimizer.zero_grad(set_to_none=True)
+        self.run.backward(loss)
+        self.run.step_optimizer(module, optimizer)
 
     @torch.no_grad()
     def _count_correct(self, views: Mapping[str, View]) -> None:
