@@ -8,10 +8,9 @@ from art_ext.api import AttackEntry, Ingredient, hookimpl, lazily
 from art_ext_rce.attacks import ATTACKS, CWHighConfidence, CWWhiteBox, EvadeDetectors
 from art_ext_rce.carlini_wagner import CarliniWagner, cw_high_confidence, cw_white_box
 from art_ext_rce.detectors import LID, KDensity, LogOdds, NonMaxEntropy
-from art_ext_rce.evading import evading
+from art_ext_rce.evading import evading, fooling
 from art_ext_rce.formulas import (
     density_penalty,
-    detection_auc,
     local_intrinsic_dimension,
     log_k_density,
     log_odds,
@@ -22,7 +21,17 @@ from art_ext_rce.formulas import (
 from art_ext_rce.ingredient import RCE, Negate, RCELoss
 
 if TYPE_CHECKING:
-    from art_ext_rce.art import CWHighConfidenceAttack, CWWhiteBoxAttack, EvadeDetectorsAttack, RCEAttack, RCETrainer
+    from art_ext_rce.art import (
+        ConfidenceDetector,
+        CWHighConfidenceAttack,
+        CWWhiteBoxAttack,
+        EvadeDetectorsAttack,
+        KDensityDetector,
+        LIDDetector,
+        NonMaxEntropyDetector,
+        RCEAttack,
+        RCETrainer,
+    )
 
 __all__ = [
     "LID",
@@ -32,20 +41,24 @@ __all__ = [
     "CWWhiteBox",
     "CWWhiteBoxAttack",
     "CarliniWagner",
+    "ConfidenceDetector",
     "EvadeDetectors",
     "EvadeDetectorsAttack",
     "KDensity",
+    "KDensityDetector",
+    "LIDDetector",
     "LogOdds",
     "Negate",
     "NonMaxEntropy",
+    "NonMaxEntropyDetector",
     "RCEAttack",
     "RCELoss",
     "RCETrainer",
     "cw_high_confidence",
     "cw_white_box",
     "density_penalty",
-    "detection_auc",
     "evading",
+    "fooling",
     "local_intrinsic_dimension",
     "log_k_density",
     "log_odds",
@@ -55,7 +68,18 @@ __all__ = [
 ]
 
 __getattr__ = lazily(
-    __name__, art=("CWHighConfidenceAttack", "CWWhiteBoxAttack", "EvadeDetectorsAttack", "RCEAttack", "RCETrainer")
+    __name__,
+    art=(
+        "CWHighConfidenceAttack",
+        "CWWhiteBoxAttack",
+        "ConfidenceDetector",
+        "EvadeDetectorsAttack",
+        "KDensityDetector",
+        "LIDDetector",
+        "NonMaxEntropyDetector",
+        "RCEAttack",
+        "RCETrainer",
+    ),
 )
 
 

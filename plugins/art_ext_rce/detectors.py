@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from art_ext.api import ConfigError, Detector, Outputs
+from art_ext.api import ConfigError, Detector, Objective, Outputs
+from art_ext_rce.evading import fooling
 from art_ext_rce.formulas import (
     density_penalty,
     local_intrinsic_dimension,
@@ -24,7 +25,15 @@ RCE_SIGMA2, CE_SIGMA2 = 0.1 / 0.26, 1 / 0.26
 """sigma^2 in the authors' code, for networks trained with RCE and with cross-entropy."""
 
 
-class LogOdds(Detector):
+class _Fooled(Detector):
+    """A detector whose adversary reaches a wrong label and then raises the score."""
+
+    @property
+    def adversaries(self) -> tuple[Objective, ...]:  # type: ignore[override]
+        return (fooling(self),)
+
+
+class LogOdds(_Fooled):
     """The confidence of the prediction, as log odds: the same order, but float32 does not tie it at 1."""
 
     name = "confidence_odds"
@@ -33,7 +42,7 @@ class LogOdds(Detector):
         return log_odds(out.logits)
 
 
-class NonMaxEntropy(Detector):
+class NonMaxEntropy(_Fooled):
     """Non-ME: the entropy of the classes that are not predicted."""
 
     name = "non_me"
@@ -54,7 +63,7 @@ def features_of(out: Outputs, asked_by: str) -> Tensor:
     return features.flatten(1)
 
 
-class _Banked(Detector):
+class _Banked(_Fooled):
     """A detector that compares features with those of training images, drawn once."""
 
     needs = frozenset({"features"})

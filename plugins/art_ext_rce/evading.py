@@ -55,6 +55,21 @@ def shortfall(out: Outputs, detectors: tuple[Detector, ...]) -> Tensor:
     return total
 
 
+def label_first(ahead: Tensor, reward: Tensor) -> Tensor:
+    """The margin while the label is right, then 1 + r / (1 + |r|) of the reward: above 0, rising with it; (N,)."""
+    reward = reward.clamp(min=LEAST)
+    return torch.where(ahead > 0, 1 + reward / (1 + reward.abs()), ahead)
+
+
+def fooling(detector: Detector) -> Objective:
+    """A wrong label first, then as high a score as can be; needs no threshold."""
+
+    def measure(out: Outputs, y: Tensor) -> Tensor:
+        return label_first(cw.measure(out, y), detector.score(out))
+
+    return Objective(f"fooling_{detector.name}", measure, needs=detector.needs, targetable=False)
+
+
 def evading(*detectors: Detector, lam: float = 1.0, order: Order = "sum") -> Objective:
     """What an attacker raises who knows the detectors, which all must keep the input.
 
@@ -74,8 +89,7 @@ def evading(*detectors: Detector, lam: float = 1.0, order: Order = "sum") -> Obj
         if order == "sum":
             return ce.measure(out, y) + penalty
         ahead = cw.measure(out, y)
-        bounded = penalty.clamp(min=LEAST)
-        return torch.where(ahead > 0, 1 + bounded / (1 - bounded), ahead)  # above 0 once the label is wrong
+        return label_first(ahead, penalty)
 
     needs = frozenset().union(*(detector.needs for detector in detectors))
     name = "evading_" + "_".join(detector.name for detector in detectors)

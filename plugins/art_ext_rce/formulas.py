@@ -91,18 +91,3 @@ def local_intrinsic_dimension(z: Tensor, bank: Tensor, k: int) -> Tensor:
     mean = (near / near[:, -1:]).log().mean(1)
     return -1 / mean.clamp(max=-torch.finfo(z.dtype).tiny)
 
-
-def detection_auc(
-    score_normal: Tensor, score_adv: Tensor, pred_clean: Tensor, pred_adv: Tensor, y: Tensor
-) -> tuple[float | None, Tensor]:
-    """Area under ROC, clean against adversarial: P(clean > adv) + P(tie) / 2, and the images that count (N,).
-
-    Those are the images whose clean version is classified correctly and whose adversarial version
-    is not; where there are none, the area is None.
-    """
-    kept = (pred_clean == y) & (pred_adv != y)
-    if not bool(kept.any()):
-        return None, kept
-    clean, adv = score_normal[kept], score_adv[kept].sort().values
-    below = torch.searchsorted(adv, clean, right=False) + torch.searchsorted(adv, clean, right=True)
-    return float(below.double().mean()) / (2 * len(adv)), kept

@@ -21,6 +21,7 @@ from art_ext.api import (
     Positive,
     find_head,
     put,
+    thresholded_worst_case,
 )
 from art_ext_rce.detectors import MAKERS, RCE_SIGMA2, DetectorName, KDensity
 from art_ext_rce.formulas import rce_loss
@@ -99,6 +100,7 @@ class RCE(Ingredient):
             raise ConfigError(f"rce needs two classes or more, got {plan.facts.n_classes}")
         detectors = tuple(self._detector(name) for name in self.detectors)
         plan = plan.reshape(self, negate_head)
+        plan = plan.default(self, selection=thresholded_worst_case)
         return plan.fill(self, criterion=RCELoss(self.train_temperature), detectors=detectors)
 
     def _detector(self, name: str) -> Detector:
