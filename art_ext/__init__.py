@@ -1,0 +1,17 @@
+"""Adversarial training methods as plugins for the Adversarial Robustness Toolbox.
+
+Names are imported when first asked for, so that `import art_ext` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from art_ext.lazy import lazily
+
+if TYPE_CHECKING:
+    from art_ext.parts.ensemble import ensemble
+
+__all__ = ["ensemble"]
+
+__getattr__ = lazily(__name__, **{"parts.ensemble": ("ensemble",)})

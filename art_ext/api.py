@@ -23,6 +23,7 @@ from art_ext.parts.attacks import PGD, Attack, Best, GaussianStart, Start, Unifo
 from art_ext.parts.backtracking import BacktrackingPGD
 from art_ext.parts.criteria import Criterion, CrossEntropy
 from art_ext.parts.detectors import Confidence, Detector, other_confidence
+from art_ext.parts.ensemble import Ensemble, ensemble, log_mean_softmax
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import L1, L2, Eps, Linf, Norm, norm_named
 from art_ext.parts.objectives import (
@@ -65,6 +66,7 @@ __all__ = [
     "CrossEntropy",
     "DataError",
     "Detector",
+    "Ensemble",
     "Eps",
     "EvaluationContext",
     "EveryTarget",
@@ -112,6 +114,7 @@ __all__ = [
     "ce",
     "cw",
     "dlr_ratio",
+    "ensemble",
     "find_head",
     "for_evaluation",
     "hookimpl",
@@ -119,6 +122,7 @@ __all__ = [
     "kl_to_clean",
     "largest_other",
     "lazily",
+    "log_mean_softmax",
     "margin",
     "norm_named",
     "objective_named",

@@ -329,7 +329,7 @@ class Plan:
         slots.setdefault("selection", worst_case if self.used or self.owners else clean_accuracy)
         for change in sorted(self.alterations, key=lambda a: a.around):
             if change.slot in slots:
-                slots[change.slot] = change.change(slots[change.slot])
+                slots[change.slot] = self._altered(change, slots[change.slot])
         attack = slots.get("attack")
         if attack is not None and attack.objective is of_criterion:
             slots["attack"] = replace(attack, objective=slots["criterion"].adversaries[0])
@@ -344,14 +344,24 @@ class Plan:
         """All reasons why this plan cannot be trained."""
         found = list(self.problems)
         for epoch in (None, *(phase.until_epoch - 1 for phase in self.phases)):
-            for problem in self._contradictions(self.compose(epoch)):
-                if problem not in found:
-                    found.append(problem)
+            try:
+                problems = list(self._contradictions(self.compose(epoch)))
+            except ComposeError as error:
+                problems = list(error.problems)
+            found += [problem for problem in problems if problem not in found]
         averages = [wrapper.owner for wrapper in self.wrappers if wrapper.stratum == "average"]
         if len(averages) > 1:
             one, other = averages[:2]
             found.append(Problem(f"{one} and {other} both average the weights; remove one of them", (one, other)))
         return [*found, *self._misplaced_updates()]
+
+    def _altered(self, change: _Alteration, part: Any) -> Any:
+        try:
+            return change.change(part)
+        except ConfigError as error:
+            owner = self.owner(change.slot)
+            message = f"{change.owner} cannot change the {change.slot} of {owner}: {error}; remove one of them"
+            raise ComposeError([Problem(message, (change.owner, owner))]) from None
 
     def _contradictions(self, parts: Parts) -> Iterable[Problem]:
         criterion, risk, target = (self.owner(slot) for slot in ("criterion", "risk", "target"))
@@ -387,12 +397,30 @@ class Plan:
                     "add an ingredient that trains on an attack",
                     (change.owner,),
                 )
+        yield from self._idle_alterations()
         for wrapper in self.wrappers:
             if "adversarial rows" in wrapper.needs and not parts.risk.needs_adversarial:
                 yield Problem(
                     f"{wrapper.owner} needs adversarial examples, but {risk} trains on clean rows; "
                     "add an ingredient that trains on an attack",
                     (wrapper.owner, risk),
+                )
+
+    def _idle_alterations(self) -> Iterable[Problem]:
+        """Changes of an attack that the update, which takes its steps itself, would never look at."""
+        reads, attack = getattr(self._filled().get("update"), "reads_attack", None), self._filled().get("attack")
+        if reads is None or attack is None:
+            return
+        owner = self.owner("update")
+        for change in self.alterations:
+            if change.slot != "attack" or change.around:
+                continue
+            changed = self._altered(change, attack)
+            if all(getattr(changed, name, None) == getattr(attack, name) for name in reads):
+                yield Problem(
+                    f"{owner} takes the steps of the attack itself, so what {change.owner} changes in the attack would "
+                    "do nothing; remove one of them",
+                    (owner, change.owner),
                 )
 
     def _misplaced_updates(self) -> Iterable[Problem]:

@@ -33,7 +33,8 @@ from art_ext.engine.fit import Fit, History
 from art_ext.engine.freeze import Crafter, frozen
 from art_ext.engine.net import Net
 from art_ext.engine.observe import Observer, RunInfo
-from art_ext.engine.optim import follow_surgery
+from art_ext.engine.offers import check_offers, needs_of
+from art_ext.engine.optim import OPTIMIZERS, follow_surgery, tuned
 from art_ext.engine.run import Run, RunSettings, in_channels_last
 from art_ext.errors import ConfigError, DataError, ModelError, unknown
 from art_ext.evaluation.suite import HeldOut, threat_of
@@ -172,7 +173,10 @@ class RecipeTrainer(Trainer):
         self.settings = settings or RunSettings()
         self.callbacks = tuple(callbacks)
         self.history: History | None = None
-        self.plan(view)
+        plan = self.plan(view)
+        check_settings(classifier.optimizer, plan.settings)
+        if not plan.surgery:
+            self._check_offers(plan)
 
     def plan(self, view: ClassifierView | None = None) -> Plan:
         """The plan of the next fit, built fresh."""
@@ -238,7 +242,13 @@ class RecipeTrainer(Trainer):
                     "build the reshaped network first and give it to PyTorchClassifier"
                 )
             follow_surgery(self._classifier.optimizer, model)
-        return ClassifierView(self._classifier, type(self), wanted=plan.compose().needs)
+        return self._check_offers(plan)
+
+    def _check_offers(self, plan: Plan) -> ClassifierView:
+        """The classifier with all that the plan's parts read of its network."""
+        view = ClassifierView(self._classifier, type(self), wanted=plan.compose().needs)
+        check_offers(view.net, view.facts, needs_of(plan))
+        return view
 
     def _run(
         self,
@@ -254,7 +264,7 @@ class RecipeTrainer(Trainer):
         if held_out is not None:
             validate = HeldOut(plan, *held_out, threat_of(plan), seed=self.seed, device=view.device)
         observers = self._observers(run, plan, view, epochs, batches)
-        with view.kept():
+        with view.kept(), tuned(self._classifier.optimizer, plan.settings):
             torch.manual_seed(self.seed)
             fit = Fit(
                 plan,
@@ -348,6 +358,23 @@ def check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
         )
 
 
+def check_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, tuple[str, Any]]) -> None:
+    """Refuses an optimizer of another kind than an ingredient asks for: a classifier brings its own.
+
+    Raises:
+        ModelError: naming the ingredient and both optimizers.
+    """
+    owner, wanted = settings.get("optimizer", ("", {}))
+    for name, options in wanted.items():
+        kind, present = OPTIMIZERS[name], type(optimizer)
+        if present is not kind:
+            written = ", ".join(f"{key}={value}" for key, value in options.items())
+            raise ModelError(
+                f"{owner} asks for {kind.__name__}, but the classifier's optimizer is {present.__name__}; "
+                f"build it as torch.optim.{kind.__name__}(model.parameters(), {written})"
+            )
+
+
 class MethodTrainer(RecipeTrainer):
     """A single method as an ART trainer; subclasses name their `ingredient`.
 
@@ -425,6 +452,8 @@ class PGDOptions(BaseModel):
     steps: Count = 20
     step_size: Positive | None = None
     restarts: Count = 1
+    adversary: str | None = None
+    """Which of the objectives that the criterion declares; the strongest when left out."""
 
 
 class MethodAttack(EvasionAttack):
@@ -513,6 +542,7 @@ class MethodAttack(EvasionAttack):
         labels = self._labels(view, x, y)
         attack, images = self.attack(view.facts), as_images(x)
         net = self._remembered(view.net)
+        check_offers(net, view.facts, dict.fromkeys(self._needs(), type(self).__name__))
         made = np.empty(tuple(x.shape), dtype=np.float32)
         with view.kept(), net.offering_features():
             for start in range(0, len(labels), self.batch_size):
@@ -534,7 +564,11 @@ class MethodAttack(EvasionAttack):
         if parts.attack is None:
             options = self._pgd
             base = PGD(norm_named(options.norm, options.eps), options.steps, options.step_size, clip=facts.clip)
-            return for_evaluation(base, objective=parts.criterion.adversaries[0], restarts=options.restarts)
+            known = {objective.name: objective for objective in parts.criterion.adversaries}
+            name = options.adversary or next(iter(known))
+            if name not in known:
+                raise ConfigError(unknown(f"adversary of {self.ingredient.name}", name, known))
+            return for_evaluation(base, objective=known[name], restarts=options.restarts)
         return for_evaluation(parts.attack) if isinstance(parts.attack, PGD) else parts.attack
 
     def _needs(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ again; `art_ext.border.networks` adds small-image networks to timm's registry.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from art_ext.border.networks import SmallImageNetwork
 from art_ext.engine.freeze import frozen
 from art_ext.errors import ArtExtError, ConfigError, ModelError, unknown
 from art_ext.parts import surgery
+from art_ext.parts.ensemble import Ensemble
 from art_ext.types import Facts
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
 ]
 
 _MEMORY = "_art_ext_architecture"
+ENSEMBLE = "ensemble"
+"""The name of an ensemble's architecture, which lists those of its members."""
 
 # Options of timm.create_model that name weights or files. They are no part of an architecture, and
 # an architecture that a stranger wrote must not make timm open or fetch anything.
@@ -237,12 +241,16 @@ def architecture(model: nn.Module, input_shape: Sequence[int] | None = None) -> 
     """What `rebuild` needs to build the network again, as JSON has it, without its weights.
 
     Args:
-        model: built by `build_model`, or by `timm.create_model` and not changed since.
+        model: built by `build_model`, or by `timm.create_model` and not changed since, or an ensemble of such.
         input_shape: (C, H, W); needed only for a network of `timm.create_model`.
 
     Raises:
         ModelError: for any other network, or one that was built with options that are no data.
     """
+    if isinstance(model, Ensemble):
+        members = [architecture(member, input_shape) for member in model.members]
+        own: dict[str, Any] = {"name": ENSEMBLE, "kwargs": {}, "mean": None, "std": None, "layers": _layers(model)}
+        return members[0] | own | {"members": members}
     known = getattr(model, _MEMORY, None) or _recalled(model, input_shape)
     if known is None:
         raise ModelError(
@@ -259,7 +267,7 @@ def architecture(model: nn.Module, input_shape: Sequence[int] | None = None) -> 
             ) from None
     classes = getattr(model, "num_classes", None)  # reset_classifier may have changed it
     versions = {"art_ext": _version("art_ext"), "timm": timm.__version__}
-    known = known | {"num_classes": classes or known["num_classes"], "versions": versions}
+    known = known | {"num_classes": classes or known["num_classes"], "versions": versions, "layers": _layers(model)}
     data: dict[str, Any] = json.loads(json.dumps(known))  # tuples become lists now rather than in the file
     return data
 
@@ -297,6 +305,32 @@ def rebuild(
     Raises:
         ModelError: for an architecture that is none, or weights that do not fit it.
     """
+    members, name = architecture.get("members"), architecture.get("name", "the network")
+    if members is not None and not (isinstance(members, list) and all(isinstance(m, Mapping) for m in members)):
+        raise ModelError("the architecture of an ensemble garbles its members; save the network again")
+    try:
+        model = _unweighted(architecture) if members is None else Ensemble(map(_unweighted, members))
+        if change is not None:
+            model = change(model)
+        model.load_state_dict(state_dict)
+    except (RuntimeError, ConfigError) as error:
+        raise ModelError(f"cannot build {name} again{_elsewhere(architecture)}: {_one_line(error)}") from None
+    if architecture.get("layers", _layers(model)) != _layers(model):
+        raise ModelError(
+            f"{name} was saved with other layers than it is built with{_elsewhere(architecture)}, so its weights would "
+            "mean something else; pass what its method changed: change=plan.operate"
+        )
+    return model
+
+
+def _layers(model: nn.Module) -> str:
+    """A digest of what kind each module is: a swapped activation has no weights that would tell."""
+    kinds = "\n".join(f"{name} {type(module).__name__}" for name, module in model.named_modules())
+    return hashlib.sha256(kinds.encode()).hexdigest()[:16]
+
+
+def _unweighted(architecture: Mapping[str, Any]) -> nn.Module:
+    """The network of an architecture that is no ensemble's, with weights of no meaning."""
     try:
         name, kwargs = architecture["name"], dict(architecture["kwargs"])
         shape, classes = _shape(architecture["input_shape"]), int(architecture["num_classes"])
@@ -309,14 +343,7 @@ def rebuild(
         )
     if taken := sorted({"seed", "num_classes", "input_shape", "mean", "std", "name"} & set(kwargs)):
         raise ModelError(f"the architecture of {name} has {', '.join(taken)} among its kwargs; save the network again")
-    try:
-        model = build_model(name, num_classes=classes, input_shape=shape, mean=mean, std=std, seed=0, **kwargs)
-        if change is not None:
-            model = change(model)
-        model.load_state_dict(state_dict)
-    except (RuntimeError, ConfigError) as error:
-        raise ModelError(f"cannot build {name} again{_elsewhere(architecture)}: {_one_line(error)}") from None
-    return model
+    return build_model(name, num_classes=classes, input_shape=shape, mean=mean, std=std, seed=0, **kwargs)
 
 
 def _elsewhere(architecture: Mapping[str, Any]) -> str:

@@ -125,6 +125,26 @@ def paced(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
             group["lr"] = rate
 
 
+@contextmanager
+def tuned(optimizer: torch.optim.Optimizer, settings: Mapping[str, tuple[str, Any]]) -> Iterator[None]:
+    """While it holds, every group has the options that a plan's settings name; its learning rate stays.
+
+    Settings that the groups do not have, such as the number of epochs, are those of whoever trains.
+    """
+    wanted = {key: value for key, (_, value) in settings.items()}
+    for options in wanted.pop("optimizer", {}).values():
+        wanted = {**options, **wanted}
+    wanted.pop("lr", None)
+    kept = [{key: group[key] for key in wanted if key in group} for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group.update({key: value for key, value in wanted.items() if key in group})
+    try:
+        yield
+    finally:
+        for group, options in zip(optimizer.param_groups, kept, strict=True):
+            group.update(options)
+
+
 def follow_surgery(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Edits an optimizer's groups after a network was reshaped.
 

@@ -1,13 +1,22 @@
-"""The core's own plugin: it offers the built-in data sets through the same hook as a stranger's would."""
+"""The core's own plugin: it offers the built-in data sets and networks through the same hooks as a stranger's would."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from art_ext.entries import ModelEntry
+from art_ext.errors import ConfigError
 from art_ext.host.hookspecs import hookimpl
+from art_ext.ingredient import explain
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from art_ext.data.entry import DatasetEntry
+    from art_ext.types import Facts
 
 
 @hookimpl
@@ -15,3 +24,34 @@ def art_ext_datasets() -> tuple[DatasetEntry, ...]:
     from art_ext.data.datasets import BUILTIN
 
     return BUILTIN
+
+
+@hookimpl
+def art_ext_models() -> tuple[ModelEntry, ...]:
+    return (ModelEntry("ensemble", "networks of timm's that answer by the mean of their probabilities", _ensemble),)
+
+
+class _EnsembleOptions(BaseModel):
+    """All further options go to each member's builder."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    of: Annotated[str, Field(description="the members' name in timm's registry")]
+    members: Annotated[int, Field(ge=2, strict=True)] = 3
+
+
+def _ensemble(options: Mapping[str, Any], facts: Facts) -> nn.Module:
+    """Members of one kind, whose weights are drawn one after another from torch's generator.
+
+    Raises:
+        ConfigError: for options that no ensemble has.
+    """
+    from art_ext.border.timm import build_model
+    from art_ext.parts.ensemble import ensemble
+
+    try:
+        wanted = _EnsembleOptions(**options)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explain(error, "model", _EnsembleOptions))) from None
+    make = {"num_classes": facts.n_classes, "input_shape": facts.input_shape, **(wanted.model_extra or {})}
+    return ensemble(build_model(wanted.of, **make) for _ in range(wanted.members))

@@ -132,11 +132,9 @@ def _fit(
 
 
 def build(job: Job, plan: Plan, run: Run) -> tuple[nn.Module, Net]:
-    """The recipe's network after surgery, and the net that collects what the plan's parts need."""
-    model = job.model(plan)
-    wanted = plan.compose().needs
-    head = job.head(model)[1] if "features" in wanted else None
-    return model, Net(model.to(run.device), head=head, wanted=wanted)
+    """The recipe's network after surgery, and the net around it."""
+    net = job.net(plan).to(run.device)
+    return net.module, net
 
 
 def run_info(job: Job, role: str, plan: Plan, folder: Path) -> RunInfo:

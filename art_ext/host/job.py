@@ -14,6 +14,8 @@ from art_ext.border.timm import build_model, count_parameters
 from art_ext.data.augment import augmentation_from
 from art_ext.data.batches import ArrayBatches, split_off
 from art_ext.data.entry import Data, Split
+from art_ext.engine.net import Net
+from art_ext.engine.offers import check_offers, needs_of
 from art_ext.engine.optim import Schedule, make_optimizer, make_schedule
 from art_ext.engine.run import RunSettings
 from art_ext.entries import AttackEntry, EvaluationContext
@@ -99,9 +101,10 @@ class Job:
         """The network, its weights drawn from the seed, after surgery."""
         wanted = self.recipe.model
         if wanted.name is not None:
+            scale = {} if wanted.mean is None else {"mean": wanted.mean, "std": wanted.std}
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.train.seed)
-                return plan.operate(self.catalogue.model(wanted.name).build(wanted.options, self.facts))
+                return plan.operate(self.catalogue.model(wanted.name).build(scale | wanted.options, self.facts))
         assert wanted.timm is not None
         model = build_model(
             wanted.timm,
@@ -113,6 +116,21 @@ class Job:
             **wanted.options,
         )
         return plan.operate(model)
+
+    def net(self, plan: Plan) -> Net:
+        """The network, with the extras that the plan's parts and the evaluation's attacks read collected.
+
+        Raises:
+            ModelError: where it does not offer one of them.
+        """
+        model = self.model(plan)
+        needs = needs_of(plan)
+        for name, attack in self.attacks(plan):
+            needs = {**dict.fromkeys(() if attack.objective is None else attack.objective.needs, name), **needs}
+        head = self.head(model)[1] if "features" in needs else None
+        net = Net(model, head=head, wanted=frozenset(needs))
+        check_offers(net, self.facts, needs)
+        return net
 
     def head(self, model: nn.Module) -> tuple[str, nn.Module]:
         return find_head(model, self.facts, self.recipe.model.head)
@@ -174,8 +192,7 @@ def prepare(recipe: Recipe) -> Job:
     facts = Facts(data.n_classes, (channels, height, width))
     plan = catalogue.plan(ingredients, facts)
     job = Job(recipe, catalogue, ingredients, data, facts, find_threat(recipe, plan))
-    job.model(plan)
-    job.attacks(plan)
+    job.net(plan)
     return job
 
 

@@ -225,17 +225,21 @@ class Train(_Section):
         own = {name: getattr(self, name) for name in self.model_fields_set}
         found: dict[str, Any] = {}
         options: dict[str, Any] = {}
-        takes = _parameters(OPTIMIZERS[self.optimizer.name])
+        if "optimizer" in own or "optimizer" not in settings:
+            optimizer = self.optimizer
+        else:
+            optimizer = _named(settings["optimizer"][1])
+        takes = _parameters(OPTIMIZERS[optimizer.name])
         for key, (owner, value) in settings.items():
             if key in type(self).model_fields:
                 found.setdefault(key, value)
             elif key not in takes:
                 raise ConfigError(f"{owner}: {unknown('setting of train', key, [*type(self).model_fields, *takes])}")
-            elif "optimizer" not in own or key not in self.optimizer.options:
+            elif "optimizer" not in own or key not in optimizer.options:
                 options[key] = value
         merged = {**found, **own}
         if options:
-            merged["optimizer"] = Named(self.optimizer.name, {**self.optimizer.options, **options})
+            merged["optimizer"] = Named(optimizer.name, {**optimizer.options, **options})
         try:
             return Train(**merged)
         except ValidationError as error:

@@ -8,6 +8,7 @@ import torch
 
 from art_ext.api import (
     PGD,
+    Augment,
     Clean,
     ComposeError,
     ConfigError,
@@ -19,12 +20,15 @@ from art_ext.api import (
     Madry,
     Mixed,
     Objective,
+    Outputs,
     Plan,
     Problem,
     Progress,
     Risk,
     Scores,
     Target,
+    View,
+    Views,
     ce,
     of_criterion,
     worst_case,
@@ -362,3 +366,24 @@ def test_two_averages_contradict_each_other():
     )
     with pytest.raises(ComposeError, match="one and other both average the weights; remove one of them"):
         Plan.of([one, other], FACTS)
+
+
+def view(losses):
+    """Logits of two classes whose cross-entropy at class 0 is each of the losses."""
+    gap = torch.tensor(losses, dtype=torch.float64).exp().sub(1).log()
+    logits = torch.stack([torch.zeros_like(gap), gap], 1)
+    y = torch.zeros(len(losses), dtype=torch.int64)
+    return View(Outputs(logits), y, y)
+
+
+@pytest.mark.parametrize("risk", [Mixed(0.25), Augment()])
+def test_each_part_weighs_as_many_rows_as_it_has(risk):
+    terms = risk(Views(view([1.0]), view([2.0, 3.0, 5.0])), CrossEntropy())
+    assert (float(terms["clean"]), float(terms["adversarial"])) == pytest.approx((1 / 4, 10 / 4))
+    (alone,) = risk(Views(None, view([2.0, 4.0])), CrossEntropy()).values()
+    assert float(alone) == pytest.approx(3.0)
+
+
+def test_madry_and_clean_take_the_mean_of_their_rows():
+    assert float(Madry()(Views(None, view([2.0, 4.0])), CrossEntropy())["adversarial"]) == pytest.approx(3.0)
+    assert float(Clean()(Views(view([2.0, 4.0]), None), CrossEntropy())["clean"]) == pytest.approx(3.0)
