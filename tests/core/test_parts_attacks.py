@@ -271,6 +271,18 @@ def test_batches_do_not_change_an_example(net, norm, options):
     assert not torch.equal(_run(attack, net, x, y, seed=6).x, whole)
 
 
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_when_others_fall_does_not_change_an_example(net, restarts):
+    """With work that ends early, what an example keeps is its own first success."""
+    x, y = _data(12)
+    attack = PGD(Linf(0.2), steps=6, step_size=0.03, restarts=restarts, keep="best", stop_when_wrong=True)
+    whole = _run(attack, net, x, y).x
+    assert _value(ce, net, whole, x, y)[1].sum() > 6
+    for i in range(12):
+        alone = _run(attack, net, x[i : i + 1], y[i : i + 1], index=[i]).x
+        torch.testing.assert_close(alone, whole[i : i + 1], rtol=0, atol=1e-9)
+
+
 def test_parameters_get_no_gradients_and_inputs_stay(net):
     module = Small(3).double()
     x, y = _data()
