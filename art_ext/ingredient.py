@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -93,6 +94,8 @@ class Ingredient(BaseModel):
 
     name: ClassVar[str]
     paper: ClassVar[Paper]
+    trial: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Options under which two steps on a tiny network show its effect; contract tests use them."""
 
     def __init__(self, **fields: Any) -> None:
         try:

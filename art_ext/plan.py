@@ -35,6 +35,7 @@ class Update(Protocol):
     """What one batch does to the weights, in terms of the step's verbs.
 
     An update says what goes with it by attributes, of which it may leave out any:
+        reads_attack (None): for one that crafts by itself, the attack's options that it looks at.
         wrappable (True): False where it takes several steps of its own, which a wrapper would see as one.
         recrafts (False): it moves the weights and then attacks them anew, within one batch.
         holds_craft (False): it needs the batch's one craft from before the update inside it to after
@@ -359,8 +360,8 @@ class Plan:
         try:
             return change.change(part)
         except ConfigError as error:
-            owner = self.owner(change.slot)
-            message = f"{change.owner} cannot change the {change.slot} of {owner}: {error}; remove one of them"
+            owner, why = self.owner(change.slot), str(error).removeprefix(f"{change.owner}: ")
+            message = f"{change.owner} cannot change the {change.slot} of {owner}: {why}; remove one of them"
             raise ComposeError([Problem(message, (change.owner, owner))]) from None
 
     def _contradictions(self, parts: Parts) -> Iterable[Problem]:

@@ -70,6 +70,7 @@ class PCLC(Ingredient):
     """
 
     name = "pc_lc"
+    trial = {"warmup_epochs": 0}
     paper = Paper(
         "Improving Adversarial Robustness via Probabilistically Compact Loss with Logit Constraints",
         "Li, Li, Pan, Zhu",
