@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -70,7 +71,7 @@ class PCLC(Ingredient):
     """
 
     name = "pc_lc"
-    trial = {"warmup_epochs": 0}
+    trial: ClassVar[Mapping[str, Any]] = {"warmup_epochs": 0}
     paper = Paper(
         "Improving Adversarial Robustness via Probabilistically Compact Loss with Logit Constraints",
         "Li, Li, Pan, Zhu",

@@ -358,7 +358,7 @@ def test_fat_alone_brings_its_attack_and_an_evaluation_does_not_stop():
 def test_fat_refuses_options_that_would_mean_nothing():
     with pytest.raises(ConfigError, match=r"fat\.eps has no effect"):
         Plan.of([TRADES(), FAT(eps=0.3)], FACTS)
-    with pytest.raises(ConfigError, match=r"fat: tau .*restart"):
+    with pytest.raises(ConfigError, match=r"fat cannot change the attack of pgd_at: tau .*restart"):
         Plan.of([PGDAT(restarts=2), FAT()], FACTS)
     with pytest.raises(ConfigError, match="tau must not be negative"):
         PGD(Linf(0.1), tau=-1)
