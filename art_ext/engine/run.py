@@ -46,10 +46,15 @@ class Run:
     """One fit's hardware, and the little state that steps share.
 
     Raises:
-        ConfigError: when the processes asked for did not start.
+        ConfigError: when the processes asked for did not start, or the precision cannot hold a perturbation.
     """
 
     def __init__(self, settings: RunSettings, seed: int, device: torch.device | None = None) -> None:
+        if settings.precision in ("16-true", "bf16-true"):
+            raise ConfigError(
+                f"the precision {settings.precision} rounds pixels by more than an attack moves them; "
+                f"use {settings.precision.removesuffix('-true')}-mixed"
+            )
         self.settings, self.seed = settings, seed
         accelerator = settings.accelerator if device is None else {"cuda": "gpu"}.get(device.type, device.type)
         devices: Any = settings.devices

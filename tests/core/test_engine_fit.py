@@ -184,6 +184,23 @@ def test_the_same_seed_twice_is_identical_to_the_bit(precision):
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
+def test_mixed_precision_folds_as_well_and_stays_near():
+    results = []
+    for precision in ("32-true", "bf16-mixed"):
+        fit = fit_of(METHODS["pgd_at"][0], settings=RunSettings(accelerator="cpu", precision=precision))
+        results.append(fit(batches()).epochs[-1].metrics["train/loss"])
+        assert fit.run.crafter.folded == 2
+        assert fit.net.module[0].weight.dtype == torch.float32
+    assert results[0] != results[1]
+    assert results[1] == pytest.approx(results[0], abs=0.05)
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_half_precision_weights_are_refused(precision):
+    with pytest.raises(ConfigError, match=rf"rounds pixels .* use {precision.removesuffix('-true')}-mixed"):
+        Run(RunSettings(accelerator="cpu", precision=precision), SEED)
+
+
 def test_another_seed_is_another_run():
     results = []
     for seed in (1, 2):

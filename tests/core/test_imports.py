@@ -24,6 +24,7 @@ LAYERS = [
     {"lifecycle"},
     {"host"},
     {"api"},
+    {"testing"},
 ]
 """From the bottom up: a file imports from its own layer's folder and from the layers below."""
 
@@ -42,6 +43,7 @@ LIBRARIES = {
     "lifecycle": {"torch", "numpy", "yaml", "jinja2", "matplotlib", "safetensors"},
     "host": {"torch", "numpy", "pydantic", "pydantic_core", "yaml", "rich", "matplotlib", "jinja2", "click", "pluggy"},
     "api": set(),
+    "testing": {"torch", "pydantic"},
 }
 """What each layer may import from elsewhere, besides the standard library."""
 
