@@ -212,6 +212,8 @@ class Fit:
         metrics["held_out/clean_accuracy"] = scores.clean
         if scores.robust is not None:
             metrics["held_out/robust_accuracy"] = scores.robust
+        if scores.thresholded is not None:
+            metrics["held_out/thresholded_accuracy"] = scores.thresholded
         return scores
 
     def _choose(self, epoch: int, scores: Scores | None, history: History) -> bool:

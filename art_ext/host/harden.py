@@ -23,9 +23,11 @@ from art_ext.engine.observe import Observer, RunInfo
 from art_ext.engine.run import Run
 from art_ext.errors import ConfigError
 from art_ext.evaluation.figures import Gallery, comparison
-from art_ext.evaluation.suite import Accuracy, Evaluator, HeldOut, as_metrics, worst
+from art_ext.evaluation.rejection import Rejection
+from art_ext.evaluation.suite import TPR, Accuracy, Evaluator, HeldOut, Threat, as_metrics, evading, worst
 from art_ext.host.job import Job, prepare
 from art_ext.host.recipe import Recipe, flatten
+from art_ext.parts.detectors import threshold_at
 from art_ext.plan import Plan
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Outcome:
     Attributes:
         rows: accuracies on the test set, of the best epoch's weights.
         last: the same of the last epoch's, where it is another one.
+        rejection: a detector's name and what it makes of the test set, where the plan has one.
     """
 
     role: str
@@ -50,6 +53,7 @@ class Outcome:
     history: History
     rows: list[Accuracy]
     last: list[Accuracy] = field(default_factory=list)
+    rejection: tuple[str, Rejection] | None = None
     tracker: MLflowTracker | None = None
 
 
@@ -121,14 +125,31 @@ def _fit(
         folder=folder,
     )
     history = fit(job.batches(run.device))
+    attacks, last = job.attacks(plan), []
     evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
-    attacks = job.attacks(plan)
-    last = evaluator.run(attacks)
-    if history.best_epoch == len(history.epochs):
-        return Outcome(role, evaluator, history, last)
-    fit.restore_best()
-    evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
-    return Outcome(role, evaluator, history, evaluator.run(attacks), last)
+    rows = evaluator.run(attacks)
+    if history.best_epoch != len(history.epochs):
+        fit.restore_best()
+        evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
+        rows, last = evaluator.run(attacks), rows
+    calibration = Evaluator(net, job.held_out.x, job.held_out.y, seed=train.seed, device=run.device)
+    return Outcome(role, evaluator, history, rows, last, rejecting(plan, job.threat, calibration, evaluator))
+
+
+def rejecting(plan: Plan, threat: Threat, calibration: Evaluator, test: Evaluator) -> tuple[str, Rejection] | None:
+    """A plan's detector by name, its threshold from held-out images, judged on test images under its own adversary.
+
+    None where the plan has no detector that names one, or nothing to set a threshold by.
+    """
+    found = evading(plan, threat, steps=20)
+    right = calibration.clean().right
+    if found is None or not bool(right.any()):
+        return None
+    detector, attack = found
+    threshold = threshold_at(detector.score(calibration.outputs())[right], TPR)
+    clean, adversarial = test.outputs(), test.outputs(attack)
+    wrong, fooled = (out.logits.argmax(1) != test.y for out in (clean, adversarial))
+    return detector.name, Rejection.of(detector.score(clean), wrong, detector.score(adversarial), fooled, threshold)
 
 
 def build(job: Job, plan: Plan, run: Run) -> tuple[nn.Module, Net]:
@@ -176,6 +197,13 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
         epoch, epochs = outcome.history.best_epoch, len(outcome.history.epochs)
         shown = "; the last epoch: " + ", ".join(f"{row.name} {row.value:.3f}" for row in outcome.last)
         echo(f"{outcome.role}: epoch {epoch} of {epochs} is the best on held-out data{shown if outcome.last else ''}")
+        if outcome.rejection is not None:
+            name, found = outcome.rejection
+            echo(
+                f"{outcome.role}, rejecting below {name} {found.threshold:.3f}: keeps {found.tpr:.1%} of what is right; "
+                f"under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
+                f"and {found.unthresholded:.1%} with nothing rejected"
+            )
     result = {
         outcome.role: {
             "best_epoch": outcome.history.best_epoch,
@@ -184,6 +212,7 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
             "best": [row.as_record() for row in outcome.rows],
             "last": [row.as_record() for row in outcome.last or outcome.rows],
             "worst_case": float(worst(outcome.rows).double().mean()),
+            "rejection": outcome.rejection and {"detector": outcome.rejection[0], **outcome.rejection[1].as_record()},
             "mlflow_run": outcome.tracker.run_id if outcome.tracker else None,
         }
         for outcome in outcomes
