@@ -200,8 +200,8 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
         if outcome.rejection is not None:
             name, found = outcome.rejection
             echo(
-                f"{outcome.role}, rejecting below {name} {found.threshold:.3f}: keeps {found.tpr:.1%} of what is right; "
-                f"under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
+                f"{outcome.role}, rejecting below {name} {found.threshold:.3f}: keeps {found.tpr:.1%} of what is "
+                f"right; under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
                 f"and {found.unthresholded:.1%} with nothing rejected"
             )
     result = {
