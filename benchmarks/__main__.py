@@ -74,7 +74,7 @@ def pgd_at_of(task: Task, **options: object) -> PGDAT:
 
 
 def pgd_at(quick: bool) -> Section:
-    task, rounds = SMALL, 3 if quick else 15
+    task, rounds = SMALL, 3 if quick else 11
     ours, limit = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)]), limit_of(task)
     madry, adversarial = who.art_madry(task), who.art_adversarial(task)
     backward, grad = (who.research_loop(task, grad=g) for g in (False, True))
@@ -88,7 +88,7 @@ def pgd_at(quick: bool) -> Section:
 
 
 def resnet(quick: bool) -> Section:
-    task, rounds = RESNET, 1 if quick else 7
+    task, rounds = RESNET, 1 if quick else 5
     ours, limit = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)]), limit_of(task)
     madry, backward = who.art_madry(task), who.research_loop(task, grad=False)
     section = timed(f"PGD training step: {task.name}", ours, [madry, backward], limit, rounds)
@@ -100,7 +100,7 @@ def resnet(quick: bool) -> Section:
 
 
 def trades(quick: bool) -> Section:
-    task, rounds = SMALL, 3 if quick else 15
+    task, rounds = SMALL, 3 if quick else 11
     ingredient = TRADES(eps=task.eps, steps=task.steps, step_size=task.step_size)
     ours = who.art_ext_fit(task, "art_ext", [ingredient])
     limit = limit_of(task, outer=outer_trades, inner=inner_kl, references=1)
@@ -114,7 +114,7 @@ def trades(quick: bool) -> Section:
 
 
 def pc_lc(quick: bool) -> Section:
-    task, rounds = SMALL, 3 if quick else 15
+    task, rounds = SMALL, 3 if quick else 11
     ingredients = [pgd_at_of(task, clean_fraction=0.5), PCLC(warmup_epochs=0)]
     ours, criterion = who.art_ext_fit(task, "art_ext", ingredients), PCLCLoss()
     from art_ext.types import Outputs
@@ -139,7 +139,7 @@ def attack(quick: bool) -> Section:
         who.CountedGradients.passes = 0
         contender.run()
         passes[contender.name] = who.CountedGradients.passes
-    section = timed(f"PGD through ART's interface: {task.name}", ours, [arts], None, 5 if quick else 21)
+    section = timed(f"PGD through ART's interface: {task.name}", ours, [arts], None, 3 if quick else 11)
     counts = ", ".join(f"{name} {count}" for name, count in passes.items())
     section.lines += ["", f"Gradient steps counted: {counts}."]
     section.lines += ["art_ext also keeps each image's best iterate and looks at the last one: a 21st forward pass."]

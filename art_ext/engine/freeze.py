@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ class Twin:
             names = foldable_pairs(self.net, example)
         self.folded = exact_pairs(net, names, example)
         self._pairs = [Pair(net, self.net, *pair) for pair in self.folded]
+        align_gradients(self.net, example)
 
     def __call__(self, x: Tensor) -> Outputs:
         out: Outputs = self.net(x)
@@ -107,6 +109,66 @@ class Twin:
     def _addresses(self, net: Net) -> list[int]:
         # Called on the twin before anything is folded, on the source afterwards: equal while shared.
         return [t.data_ptr() for t in tensors_of(net)]
+
+
+def align_gradients(net: Net, example: Tensor) -> list[str]:
+    """Puts gradients into the memory order of the values, where a pass shows that they differ.
+
+    Flattened channels-last maps, for one, get a channels-first gradient; on mixed orders the gradient
+    of ReLU takes ten times as long as this copy. Returns the names of the modules it watches.
+    """
+    aligned: list[str] = []
+    while (name := _misaligned(net, example)) is not None and name not in aligned:
+        net.get_submodule(name).register_forward_hook(_align)
+        aligned.append(name)
+    return aligned
+
+
+def _misaligned(net: Net, example: Tensor) -> str | None:
+    """The module nearest to the output whose output is channels-last and its gradient is not."""
+    found: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def look(grad: Tensor) -> None:
+            if not grad.is_contiguous(memory_format=torch.channels_last):
+                found.append(name)
+
+        def hook(module: nn.Module, args: object, out: object) -> None:
+            if _is_channels_last(out):
+                out.register_hook(look)
+
+        return hook
+
+    leaves = [(name, module) for name, module in net.named_modules() if name and not module._modules]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        with torch.enable_grad():
+            x = example.detach().clone().requires_grad_()
+            torch.autograd.grad(net(x).logits.sum(), x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else None
+
+
+def _align(module: nn.Module, args: object, out: object) -> None:
+    if _is_channels_last(out):
+        out.register_hook(_in_channels_last)
+
+
+def _in_channels_last(grad: Tensor) -> Tensor:
+    return grad.contiguous(memory_format=torch.channels_last)
+
+
+def _is_channels_last(out: object) -> TypeGuard[Tensor]:
+    """Whether this is a tensor in channels-last order, and no other, that gets a gradient."""
+    return (
+        isinstance(out, Tensor)
+        and out.ndim == 4
+        and out.requires_grad
+        and out.is_contiguous(memory_format=torch.channels_last)
+        and not out.is_contiguous()
+    )
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
