@@ -135,7 +135,7 @@ def _misaligned(net: Net, example: Tensor) -> str | None:
 
         def hook(module: nn.Module, args: object, out: object) -> None:
             if _is_channels_last(out):
-                out.register_hook(look)
+                out.register_hook(look)  # type: ignore[no-untyped-call]
 
         return hook
 
@@ -153,7 +153,7 @@ def _misaligned(net: Net, example: Tensor) -> str | None:
 
 def _align(module: nn.Module, args: object, out: object) -> None:
     if _is_channels_last(out):
-        out.register_hook(_in_channels_last)
+        out.register_hook(_in_channels_last)  # type: ignore[no-untyped-call]
 
 
 def _in_channels_last(grad: Tensor) -> Tensor:

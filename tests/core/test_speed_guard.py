@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import art_ext.border.networks  # noqa: F401  (registers small_cnn)
 from art_ext.data.batches import ArrayBatches
 from art_ext.engine.fit import Fit
-from art_ext.engine.freeze import Crafter
+from art_ext.engine.freeze import Crafter, Twin
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run, RunSettings, in_channels_last
 from art_ext.parts.attacks import PGD
@@ -129,3 +129,19 @@ def test_iterates_keep_the_memory_order_of_the_images() -> None:
 
     PGD(Linf(EPS), 3).craft(spy, last, ce.bind(net, last, torch.zeros(4).long()), Keys(0, 0, torch.arange(4)))
     assert set(seen) == {last.stride()}
+
+
+def test_gradients_get_the_memory_order_of_channels_last_maps() -> None:
+    last = in_channels_last(images(4)[0])
+    twin = Twin(Net(network().eval()), last)
+    seen: list[bool] = []
+
+    def look(grad: Tensor) -> None:
+        seen.append(grad.is_contiguous(memory_format=torch.channels_last))
+
+    for module in twin.net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, args, out: out.register_hook(look) and None)
+    x = last.clone().requires_grad_()
+    torch.autograd.grad(twin(x).logits.sum(), x)
+    assert seen == [True] * 3
