@@ -1,0 +1,176 @@
+"""The papers' configurations: each is planned as for its data, and trains two steps on files in that data's format."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from art_ext.engine.fit import Fit
+from art_ext.engine.run import Run
+from art_ext.entries import EvaluationContext
+from art_ext.host.harden import build
+from art_ext.host.job import find_threat, prepare
+from art_ext.host.recipe import known_recipes, load_recipe
+from art_ext.types import Facts
+
+ROOT = Path(__file__).parents[2]
+PAPERS = sorted((ROOT / "recipes" / "papers").glob("*.yaml"))
+RNG = np.random.default_rng(0)
+N = 20
+SHAPES = {
+    **dict.fromkeys(("cifar10", "svhn"), Facts(10, (3, 32, 32))),
+    **dict.fromkeys(("mnist", "kmnist", "fashion_mnist"), Facts(10, (1, 28, 28))),
+    "cifar100": Facts(100, (3, 32, 32)),
+    "tiny_imagenet": Facts(200, (3, 64, 64)),
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*members have no:UserWarning")
+
+
+def _bytes(*shape):
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def _cifar(folder, files, label, classes, extra=None):
+    folder.mkdir()
+    for file in files:
+        content = {"data": _bytes(N, 3072), label: [i % classes for i in range(N)]}
+        (folder / file).write_bytes(pickle.dumps(content, protocol=2).replace(b"cnumpy._core.", b"cnumpy.core."))
+    for file, content in (extra or {}).items():
+        (folder / file).write_bytes(pickle.dumps(content, protocol=2))
+
+
+def _cifar10(root):
+    _cifar(root / "cifar-10-batches-py", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"], "labels", 10)
+
+
+def _cifar100(root):
+    names = {"fine_label_names": [f"class {i}" for i in range(100)]}
+    _cifar(root / "cifar-100-python", ["train", "test"], "fine_labels", 100, {"meta": names})
+
+
+def _svhn(root):
+    from scipy.io import savemat
+
+    labels = (np.arange(N, dtype=np.uint8) % 10 + 1)[:, None]
+    for part in ("train", "test"):
+        savemat(root / f"{part}_32x32.mat", {"X": _bytes(32, 32, 3, N), "y": labels})
+
+
+def _idx(root):
+    for part in ("train", "t10k"):
+        for kind, array in (("images-idx3", _bytes(N, 28, 28)), ("labels-idx1", np.arange(N, dtype=np.uint8) % 10)):
+            header = bytes([0, 0, 8, array.ndim]) + b"".join(side.to_bytes(4, "big") for side in array.shape)
+            (root / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def _tiny_imagenet(root):
+    folder = root / "tiny-imagenet-200"
+    wnids = [f"n{i:08}" for i in range(10)]
+    (folder / "val" / "images").mkdir(parents=True)
+    for wnid in wnids:
+        (folder / "train" / wnid / "images").mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(_bytes(64, 64, 3)).save(folder / "train" / wnid / "images" / f"{wnid}_{number}.JPEG")
+        Image.fromarray(_bytes(64, 64, 3)).save(folder / "val" / "images" / f"val_{wnid}.JPEG")
+    (folder / "wnids.txt").write_text("".join(f"{wnid}\n" for wnid in wnids))
+    (folder / "words.txt").write_text("".join(f"{wnid}\tthing {wnid}\n" for wnid in wnids))
+    lines = [f"val_{wnid}.JPEG\t{wnid}\t0\t0\t9\t9\n" for wnid in wnids]
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+
+
+WRITERS = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "svhn": _svhn,
+    "mnist": _idx,
+    "kmnist": _idx,
+    "fashion_mnist": _idx,
+    "tiny_imagenet": _tiny_imagenet,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder of tiny files for each data set, in the format it is published in."""
+    made = {}
+    for name, write in WRITERS.items():
+        made[name] = tmp_path_factory.mktemp(name)
+        write(made[name])
+    return made
+
+
+def test_every_data_set_of_the_papers_has_a_recipe_and_is_installed():
+    assert {load_recipe(path).data.name for path in PAPERS} == set(WRITERS)
+    assert {f"papers/{path.stem}" for path in PAPERS} <= set(known_recipes())
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_it_is_planned_as_for_the_real_data(path):
+    text = path.read_text()
+    assert text.startswith("schema: 1  ")
+    assert "# Aims at" in text or "# No figures" in text, "the head says what the recipe aims at"
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    facts = SHAPES[recipe.data.name]
+    plan = recipe.plan(facts)
+    train = recipe.train.tuned(plan.settings)
+    assert plan.warmup_epochs() < train.epochs
+    assert find_threat(recipe, plan).eps > 0
+    context = EvaluationContext(plan, recipe.threat.norm if recipe.threat else "linf", 0.03, facts.clip)
+    names = [name for entry, options in recipe.attacks() for name, _ in entry.build(options, context)]
+    assert names, "an evaluation is asked for"
+    assert len(set(names)) == len(names), "results of one name replace each other"
+
+
+def _small(recipe):
+    """A small network in place of the paper's; an ensemble stays one."""
+    scale = "" if recipe.model.mean is None else f", mean: {list(recipe.model.mean)}, std: {list(recipe.model.std)}"
+    if recipe.model.name == "ensemble":
+        return f"model={{name: ensemble, of: small_cnn, members: 3{scale}}}"
+    return f"model={{timm: small_cnn{scale}}}"
+
+
+class TwoSteps:
+    """The first two batches of an epoch."""
+
+    per_epoch = 2
+
+    def __init__(self, batches):
+        self.batches, self.batch_size = batches, batches.batch_size
+
+    def epoch(self, *where):
+        return islice(self.batches.epoch(*where), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_two_steps_on_real_files_move_the_weights(path, folders):
+    paper = load_recipe(path)
+    name = paper.data.name
+    overrides = [_small(paper), f"data.root={folders[name]}"]
+    overrides += ["train.epochs=1", "train.batch_size=8", "train.held_out=0.2"]
+    for used in paper.use:
+        quick = {"warmup_epochs": 0, "steps": 2, "milestones": []}
+        overrides += [f"{used.name}.{option}={value}" for option, value in quick.items() if option in used.options]
+    recipe = load_recipe(path, overrides)
+    job = prepare(recipe)
+    assert job.facts.input_shape == SHAPES[name].input_shape
+    plan = job.plan(job.ingredients)
+    assert set(plan.used) == {used.name for used in paper.use}
+    run = Run(job.settings, job.train.seed)
+    _, net = build(job, plan, run)
+    before = {key: value.detach().clone() for key, value in net.named_parameters()}
+    fit = Fit(plan, net, job.optimizer(net.module), run, epochs=1, schedule=job.schedule())
+    fit(TwoSteps(job.batches(run.device)))
+    assert run.step == 2
+    moved = [key for key, value in net.named_parameters() if not torch.equal(value, before[key])]
+    assert len(moved) > len(before) / 2
+    assert all(torch.isfinite(value).all() for value in net.state_dict().values())
