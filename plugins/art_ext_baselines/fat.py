@@ -99,7 +99,4 @@ class FAT(Ingredient):
                     raise ConfigError(
                         f"fat.{option} has no effect on the attack that another ingredient sets; set {option} there"
                     )
-        try:
-            return replace(attack, tau=Tau(self.tau, self.milestones))
-        except ConfigError as error:
-            raise ConfigError(f"fat: {error}") from None
+        return replace(attack, tau=Tau(self.tau, self.milestones))
