@@ -20,6 +20,7 @@ from art_ext.host.harden import build
 from art_ext.host.job import Job, prepare
 from art_ext.host.recipe import Recipe
 from art_ext.plan import Plan
+from art_ext.types import Progress
 
 PROBES = 5
 PROBE_IMAGES = 64
@@ -54,7 +55,7 @@ def _cost(job: Job, plan: Plan, echo: Callable[[str], None]) -> float:
     _, net = build(job, plan, run)
     counter = PassCounter(net)
     fit = Fit(plan, net, job.optimizer(net.module), run, epochs=train.epochs)
-    fit.parts = plan.compose()
+    fit.parts = plan.compose().at(Progress(train.epochs / 2, train.epochs))
     batches = job.batches(run.device)
     times = []
     for batch in islice(_forever(batches), PROBES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,7 @@ from art_ext.host.manager import Catalogue
 from art_ext.host.recipe import Recipe, Train
 from art_ext.ingredient import Ingredient
 from art_ext.parts.attacks import Attack
+from art_ext.parts.norms import Norm
 from art_ext.parts.surgery import find_head
 from art_ext.plan import Plan
 from art_ext.types import Facts
@@ -138,10 +140,9 @@ class Job:
     def attacks(self, plan: Plan) -> list[tuple[str, Attack]]:
         """The evaluation's attacks against a plan, by the names their results have."""
         context = EvaluationContext(plan, self.threat.norm, self.threat.eps, self.facts.clip)
-        made: list[tuple[str, Attack]] = []
-        for entry, options in self._entries():
-            made += entry.build(options, context)
-        return made
+        made = [named for entry, options in self._entries() for named in entry.build(options, context)]
+        times = Counter(name for name, _ in made)
+        return [(name if times[name] == 1 else f"{name}_{_budget(attack)}", attack) for name, attack in made]
 
     def _entries(self) -> list[tuple[AttackEntry, Any]]:
         asked = self.recipe.attacks(self.catalogue)
@@ -171,6 +172,12 @@ class Job:
             "n_held_out": len(self.held_out),
             "n_test": len(self.data.test),
         }
+
+
+def _budget(attack: Attack) -> str:
+    """Norm and radius, for attacks that differ in nothing else: "linf_0.15"."""
+    norm = getattr(attack, "norm", None)
+    return f"{norm.name}_{norm.largest:g}" if isinstance(norm, Norm) else str(attack)
 
 
 def prepare(recipe: Recipe) -> Job:

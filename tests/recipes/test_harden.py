@@ -148,6 +148,14 @@ def test_a_dry_run_trains_and_writes_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_one_attack_at_two_radii_has_two_names(capsys):
+    two = "evaluate=[{pgd: {steps: 2}}, {pgd: {steps: 2, eps: 0.3}}]"
+    assert run("harden", str(ROOT / "recipes" / "digits" / "fat.yaml"), "--dry-run", "--set", two) == 0
+    out = capsys.readouterr().out
+    assert "evaluate  pgd2_linf_0.15:" in out
+    assert "evaluate  pgd2_linf_0.3:" in out
+
+
 def test_bad_input_ends_with_its_exit_code_before_any_work(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
