@@ -140,7 +140,8 @@ class Job:
     def attacks(self, plan: Plan) -> list[tuple[str, Attack]]:
         """The evaluation's attacks against a plan, by the names their results have."""
         context = EvaluationContext(plan, self.threat.norm, self.threat.eps, self.facts.clip)
-        made = [named for entry, options in self._entries() for named in entry.build(options, context)]
+        built = [named for entry, options in self._entries() for named in entry.build(options, context)]
+        made = {(name, str(attack)): (name, attack) for name, attack in built}.values()  # each attack once
         times = Counter(name for name, _ in made)
         return [(name if times[name] == 1 else f"{name}_{_budget(attack)}", attack) for name, attack in made]
 
