@@ -4,6 +4,7 @@ A plugin is one package with one or more `Ingredient`s, a hook that returns them
 point in the group `art_ext`; see the README for one in twenty lines.
 """
 
+from art_ext.engine.freeze import frozen
 from art_ext.engine.step import Moves, Step
 from art_ext.entries import AttackEntry, EvaluationContext, ModelEntry
 from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, Problem
@@ -39,9 +40,9 @@ from art_ext.parts.objectives import (
     objective_named,
     of_criterion,
 )
-from art_ext.parts.ranges import Uniform
+from art_ext.parts.ranges import Growing, Uniform, warm_up
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
-from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, put
+from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, probe, put
 from art_ext.parts.targeted import EveryTarget, RandomTarget, wrong_classes
 from art_ext.parts.targets import Target
 from art_ext.plan import Plan, Scores, Update, thresholded_worst_case, worst_case
@@ -73,6 +74,7 @@ __all__ = [
     "Facts",
     "Forward",
     "GaussianStart",
+    "Growing",
     "Ingredient",
     "Keys",
     "Linf",
@@ -117,6 +119,7 @@ __all__ = [
     "ensemble",
     "find_head",
     "for_evaluation",
+    "frozen",
     "hookimpl",
     "kl_divergence",
     "kl_to_clean",
@@ -129,8 +132,10 @@ __all__ = [
     "of_criterion",
     "offer",
     "other_confidence",
+    "probe",
     "put",
     "thresholded_worst_case",
+    "warm_up",
     "worst_case",
     "wrong_classes",
 ]

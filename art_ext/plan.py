@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -354,7 +354,7 @@ class Plan:
         if len(averages) > 1:
             one, other = averages[:2]
             found.append(Problem(f"{one} and {other} both average the weights; remove one of them", (one, other)))
-        return [*found, *self._misplaced_updates()]
+        return [*found, *self._quarrels(), *self._misplaced_updates()]
 
     def _altered(self, change: _Alteration, part: Any) -> Any:
         try:
@@ -423,6 +423,27 @@ class Plan:
                     "do nothing; remove one of them",
                     (owner, change.owner),
                 )
+
+    def _quarrels(self) -> Iterable[Problem]:
+        """Alterations of the same option of a part: the later one would silently win."""
+        slots = self._filled()
+        changed: dict[tuple[str, str], str] = {}
+        for change in self.alterations:
+            before = slots.get(change.slot)
+            if before is None or change.around:
+                continue
+            slots[change.slot] = after = change.change(before)
+            if not is_dataclass(before) or type(after) is not type(before):
+                continue
+            for option in fields(before):
+                if getattr(before, option.name) == getattr(after, option.name):
+                    continue
+                other = changed.setdefault((change.slot, option.name), change.owner)
+                if other != change.owner:
+                    yield Problem(
+                        f"{other} and {change.owner} both change the {change.slot}'s {option.name}; remove one of them",
+                        (other, change.owner),
+                    )
 
     def _misplaced_updates(self) -> Iterable[Problem]:
         """Wrappers that the update inside them does not go with; averages go around anything."""

@@ -1,0 +1,20 @@
+"""The paper's setting as ART knows trainers and attacks."""
+
+from art_ext.border.art import MethodAttack, MethodTrainer
+from art_ext_tricks.bag import Bag
+
+
+class BagTrainer(MethodTrainer):
+    """PGD-AT in the recommended setting: `BagTrainer(classifier, eps=0.15, smoothing=0.1).fit(x, y, nb_epochs=30)`.
+
+    While it trains, the classifier's optimizer has this weight decay; its learning rate, the epochs and
+    the batch size are the caller's.
+    """
+
+    ingredient = Bag
+
+
+class BagAttack(MethodAttack):
+    """PGD under the same settings: `BagAttack(classifier, eps=0.15, steps=20).generate(x, y)`."""
+
+    ingredient = Bag
