@@ -126,6 +126,7 @@ class _Alteration:
     slot: str
     change: Callable[[Any], Any]
     around: bool
+    optional: bool
 
 
 @dataclass(frozen=True)
@@ -232,14 +233,22 @@ class Plan:
         """Changes the network before training; surgeries of all ingredients run in order."""
         return replace(self, surgery=(*self.surgery, *((by.name, cut) for cut in surgery)))
 
-    def alter(self, by: Ingredient, slot: str, change: Callable[[Any], Any], *, around: bool = False) -> Plan:
+    def alter(
+        self,
+        by: Ingredient,
+        slot: str,
+        change: Callable[[Any], Any],
+        *,
+        around: bool = False,
+        optional: bool = False,
+    ) -> Plan:
         """Changes a part that another ingredient owns, or will own: kept until the plan is composed.
 
         With `around` it comes after all other changes: it puts the part into another one, whose
-        options are not the part's own.
+        options are not the part's own. An `optional` change may find nothing to change.
         """
         _held_in_a_slot(slot)
-        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around)))
+        return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around, optional)))
 
     def wrap(
         self, by: Ingredient, make: Wrap, stratum: Stratum = "step", needs: Iterable[str] = ()
@@ -392,7 +401,7 @@ class Plan:
                 (risk, criterion),
             )
         for change in self.alterations:
-            if change.slot == "attack" and parts.attack is None:
+            if change.slot == "attack" and parts.attack is None and not change.optional:
                 yield Problem(
                     f"{change.owner} changes the attack of a training, but nothing sets one; "
                     "add an ingredient that trains on an attack",
@@ -414,7 +423,7 @@ class Plan:
             return
         owner = self.owner("update")
         for change in self.alterations:
-            if change.slot != "attack" or change.around:
+            if change.slot != "attack" or change.around or change.optional:
                 continue
             changed = self._altered(change, attack)
             if all(getattr(changed, name, None) == getattr(attack, name) for name in reads):
@@ -432,7 +441,10 @@ class Plan:
             before = slots.get(change.slot)
             if before is None or change.around:
                 continue
-            slots[change.slot] = after = change.change(before)
+            try:
+                slots[change.slot] = after = self._altered(change, before)
+            except ComposeError:  # reported where the plan is composed
+                continue
             if not is_dataclass(before) or type(after) is not type(before):
                 continue
             for option in fields(before):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from art_ext.api import AttackEntry, Ingredient, Plan, Problem, hookimpl, lazily
+from art_ext.api import AttackEntry, Ingredient, hookimpl, lazily
 from art_ext_mmc.attacks import ATTACKS
 from art_ext_mmc.centers import mm_centers, optimised_centers, random_centers
 from art_ext_mmc.criteria import (
@@ -19,7 +18,7 @@ from art_ext_mmc.criteria import (
     scaled_ce,
 )
 from art_ext_mmc.heads import CenterHead, FixCenters, MMHead, QuadraticHead
-from art_ext_mmc.ingredient import GSCE, LGM, MMC, MMLDA, CenterLoss, MMCRand, objections
+from art_ext_mmc.ingredient import GSCE, LGM, MMC, MMLDA, CenterLoss, MMCRand
 from art_ext_mmc.losses import center_drift, gsce_logits, lgm_logits, mmc_loss, squared_distances
 
 if TYPE_CHECKING:
@@ -93,8 +92,3 @@ def art_ext_ingredients() -> list[type[Ingredient]]:
 @hookimpl
 def art_ext_attacks() -> list[AttackEntry]:
     return ATTACKS
-
-
-@hookimpl
-def art_ext_check_plan(plan: Plan) -> Iterable[Problem]:
-    return objections(plan)

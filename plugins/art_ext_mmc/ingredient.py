@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,7 +19,6 @@ from art_ext.api import (
     Paper,
     Plan,
     Positive,
-    Problem,
     ReplaceHead,
     ce,
 )
@@ -46,18 +45,6 @@ def aimed_at_centers(attack: Attack) -> Attack:
         changed: Any = replace(attack, objective=center_distance)
         return changed
     return attack
-
-
-def objections(plan: Plan) -> Iterable[Problem]:
-    """An attack that was listed after the centres and raises cross-entropy, whose gradient is 0 here."""
-    parts = plan.compose()
-    if isinstance(parts.criterion, MMCLoss) and parts.attack is not None and parts.attack.objective is ce:
-        centers, attack = plan.owner("criterion"), plan.owner("attack")
-        yield Problem(
-            f"{attack} raises cross-entropy, which has no gradient on the logits of {centers}; "
-            f"list {centers} after {attack}, or set {attack}.objective to criterion",
-            (attack, centers),
-        )
 
 
 class _FixedCenters(Ingredient):
@@ -93,8 +80,7 @@ class _CenterDistance(_FixedCenters):
         plan = self._fix(plan, 1.0)
         plan = plan.fill(self, criterion=MMCLoss(self._factor, self.center_norm))
         plan = plan.default(self, detectors=(NearestCenter(),))
-        # An alteration without an attack to change is refused, so an attack listed later is left to `objections`.
-        return plan.alter(self, "attack", aimed_at_centers) if "attack" in plan.slots else plan
+        return plan.alter(self, "attack", aimed_at_centers, optional=True)
 
 
 class MMC(_CenterDistance):
