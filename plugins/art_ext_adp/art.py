@@ -14,10 +14,10 @@ class ADPTrainer(MethodTrainer):
 
 
 class ADPAttack(MethodAttack):
-    """PGD on the margin of the mixture; `adversary="member_margin"` and others attack the members.
+    """PGD on the margin of the members' mean logits, or on another of the adversaries that ADP declares.
 
-    `ADPAttack(classifier, eps=0.15, steps=200, restarts=5, adversary="mean_logits_margin").generate(x, y)`;
-    `targeted=True` leads all members to the classes y.
+    `ADPAttack(classifier, eps=0.15, steps=200, restarts=5, adversary="margin").generate(x, y)` attacks the
+    mixture; `targeted=True` leads to the classes y.
     """
 
     ingredient = ADP

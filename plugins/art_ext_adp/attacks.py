@@ -32,7 +32,7 @@ class EnsemblePGDOptions(BaseModel):
     objective: Annotated[
         Literal["ce", "margin", "member_ce", "member_margin", "mean_logits_ce", "mean_logits_margin"],
         Field(description="ce, margin: of the mixture; the others: summed over members, or of their mean logits"),
-    ] = "member_margin"
+    ] = "mean_logits_margin"
     every_target: Annotated[bool, Field(description="towards each false class in turn, L - 1 times the cost")] = False
     steps: Count = 40
     restarts: Count = 1

@@ -49,7 +49,8 @@ class ADPLoss(Criterion):
     """sum_k CE_k - alpha H(Fbar) - beta log ED; at alpha = beta = 0, K networks trained on their own.
 
     It needs one true class, which is taken out of the diversity; `label_smooth` smooths the
-    cross-entropies alone.
+    cross-entropies alone. Of its adversaries the margin of the mean logits was the strongest on
+    digits, two to four points below the mixture's own.
     """
 
     alpha: float = 2.0
@@ -57,7 +58,7 @@ class ADPLoss(Criterion):
     label_smooth: float = 1.0
     name = "adp"
     needs = MEMBERS
-    adversaries = (cw, ce, sum_of_margins, mean_logits_margin, sum_of_ce, mean_logits_ce)
+    adversaries = (mean_logits_margin, cw, ce, sum_of_margins, sum_of_ce, mean_logits_ce)
 
     def __call__(self, out: Outputs, target: Tensor) -> Tensor:
         members = out.extras["members"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -157,6 +157,7 @@ class SWA(Ingredient):
     """
 
     name = "swa"
+    trial: ClassVar[Mapping[str, object]] = {"start": 0.0}
     paper = Paper(
         "Averaging Weights Leads to Wider Optima and Better Generalization",
         "Izmailov, Podoprikhin, Garipov, Vetrov, Wilson",

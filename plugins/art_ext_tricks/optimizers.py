@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -116,6 +116,7 @@ class WeightDecay(Ingredient):
     """
 
     name = "weight_decay"
+    trial: ClassVar[Mapping[str, object]] = {"value": 0.01}
     paper = PAPER
 
     value: Annotated[NonNegative, Field(description="5e-5 with elu, celu, selu and tanh")] = 5e-4
@@ -139,6 +140,7 @@ class OptimizerChoice(Ingredient):
     """
 
     name = "optimizer"
+    trial: ClassVar[Mapping[str, object]] = {"momentum": 0.5}
     paper = PAPER
 
     kind: Kind = "sgd"

@@ -274,14 +274,15 @@ def classifier(model, classes=4, lr=0.01):
 def test_a_single_network_is_refused_with_the_line_of_code():
     with pytest.raises(ModelError, match=r"adp needs the members .* art_ext.ensemble\(\[net_a, net_b, net_c\]\)"):
         ADPTrainer(classifier(member(0)), track=False)
-    attack = ADPAttack(classifier(member(0)), eps=0.1, adversary="member_margin")
+    attack = ADPAttack(classifier(member(0)), eps=0.1)
     with pytest.raises(ModelError, match=r"ADPAttack needs the members .* art_ext.ensemble"):
         attack.generate(data()[0].numpy(), data()[1].numpy())
 
 
 def test_the_mixture_of_a_single_network_can_be_attacked_all_the_same():
     x, y = data()
-    assert ADPAttack(classifier(member(0)), eps=0.1, steps=2).generate(x.numpy(), y.numpy()).shape == x.shape
+    attack = ADPAttack(classifier(member(0)), eps=0.1, steps=2, adversary="margin")
+    assert attack.generate(x.numpy(), y.numpy()).shape == x.shape
 
 
 # ART -----------------------------------------------------------------------------------------------------------
@@ -362,7 +363,8 @@ def test_evaluations_name_their_objective():
     context = EvaluationContext(Plan.of([ADP()], FACTS), "linf", 0.15, (0.0, 1.0))
     (entry,) = ATTACKS
     ((name, attack),) = entry.build(EnsemblePGDOptions(), context)
-    assert (name, attack.objective.name, attack.norm) == ("ensemble_pgd40_member_margin", "member_margin", Linf(0.15))
+    assert (name, attack.norm) == ("ensemble_pgd40_mean_logits_margin", Linf(0.15))
+    assert attack.objective is ADPLoss.adversaries[0]
     ((name, attack),) = entry.build(EnsemblePGDOptions(objective="ce", every_target=True, restarts=2), context)
     assert name == "ensemble_pgd40x2_ce_every"
     assert isinstance(attack, EveryTarget)
