@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import torch
 from torch import nn
 
 from art_ext.errors import ComposeError, ConfigError, Problem, unknown
@@ -307,10 +308,15 @@ class Plan:
         """Records objections, of an ingredient or of a plugin's `art_ext_check_plan`."""
         return replace(self, problems=(*self.problems, *problems))
 
-    def operate(self, model: nn.Module) -> nn.Module:
-        """Runs the surgery of all ingredients on a network, in order; mostly in place."""
-        for _, cut in self.surgery:
-            model = cut(model, self.facts)
+    def operate(self, model: nn.Module, seed: int = 0) -> nn.Module:
+        """Runs the surgery of all ingredients on a network, in order; mostly in place.
+
+        New weights are drawn from the seed; torch's global generator stays as it was.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)  # not those of other devices: weights are drawn here
+            for _, cut in self.surgery:
+                model = cut(model, self.facts)
         return model
 
     def owner(self, slot: str) -> str:

@@ -236,7 +236,7 @@ class RecipeTrainer(Trainer):
         plan = self.plan()
         if plan.surgery:
             model = self._classifier.model
-            if plan.operate(model) is not model:
+            if plan.operate(model, self.seed) is not model:
                 raise ModelError(
                     f"{' and '.join(plan.used)} replaces the whole network, which a classifier cannot follow; "
                     "build the reshaped network first and give it to PyTorchClassifier"

@@ -106,7 +106,8 @@ class Job:
             scale = {} if wanted.mean is None else {"mean": wanted.mean, "std": wanted.std}
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.train.seed)
-                return plan.operate(self.catalogue.model(wanted.name).build(scale | wanted.options, self.facts))
+                built = self.catalogue.model(wanted.name).build(scale | wanted.options, self.facts)
+            return plan.operate(built, self.train.seed)
         assert wanted.timm is not None
         model = build_model(
             wanted.timm,
@@ -117,7 +118,7 @@ class Job:
             seed=self.train.seed,
             **wanted.options,
         )
-        return plan.operate(model)
+        return plan.operate(model, self.train.seed)
 
     def net(self, plan: Plan) -> Net:
         """The network, with the extras that the plan's parts and the evaluation's attacks read collected.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -43,6 +44,7 @@ class PGDAT(Ingredient):
     """
 
     name = "pgd_at"
+    trial: ClassVar[Mapping[str, object]] = {"eps": 0.1, "steps": 2}
     paper = Paper(
         "Towards Deep Learning Models Resistant to Adversarial Attacks",
         "Madry, Makelov, Schmidt, Tsipras, Vladu",

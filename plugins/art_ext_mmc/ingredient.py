@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -91,6 +91,7 @@ class MMC(_CenterDistance):
     """
 
     name = "mmc"
+    trial: ClassVar[Mapping[str, object]] = {"dim": 8}
     paper = MMC_PAPER
 
     centers: Annotated[
@@ -110,6 +111,7 @@ class MMCRand(_CenterDistance):
     """MMC with centres drawn once at random (Pang et al., ICLR 2020)."""
 
     name = "mmc_rand"
+    trial: ClassVar[Mapping[str, object]] = {"dim": 8}
     paper = MMC_PAPER
 
     center_seed: Annotated[int, Field(ge=0, description="of the centres; the run's seed does not move them")] = 0
@@ -125,6 +127,7 @@ class MMLDA(_FixedCenters):
     """Max-Mahalanobis linear discriminant analysis (Pang et al., ICML 2018): MMC's centres under a softmax."""
 
     name = "mm_lda"
+    trial: ClassVar[Mapping[str, object]] = {"dim": 8}
     paper = Paper(
         "Max-Mahalanobis Linear Discriminant Analysis Networks",
         "Pang, Du, Zhu",
