@@ -771,3 +771,22 @@ def test_margins_reproduce_the_reference(dtype):
         value = objective.measure(Outputs(z), y)
         check(entry, value, entry["expected"][f"{name}_per_sample"])
         check(entry, value.mean(), entry["expected"][f"{name}_mean"])
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_centralised_gradients_know_the_scale_of_half_precision(fused):
+    """A fused step takes the scale out itself, after our hook has put the weight decay in."""
+
+    def trained(*, scaled):
+        weight = nn.Parameter(torch.tensor([[1.0, 2.0], [3.0, -1.0]]))
+        optimizer = torch.optim.SGD([weight], **{**SGD, "weight_decay": 0.5}, fused=fused)
+        Centralise(2)(optimizer, nn.Module())
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, enabled=scaled)
+        for _ in range(3):
+            optimizer.zero_grad()
+            scaler.scale((weight**3).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        return weight.detach()
+
+    torch.testing.assert_close(trained(scaled=True), trained(scaled=False))
