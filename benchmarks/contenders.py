@@ -143,17 +143,17 @@ def research_loop(task: Task, *, grad: bool) -> Contender:
     return Contender(f"plain loop, {'autograd.grad' if grad else 'loss.backward()'}", run, task.batches)
 
 
-def trained(task: Task, epochs: int) -> nn.Module:
+def trained(task: Task, steps: int) -> nn.Module:
     """A network after a little ordinary training, so that an attack has something to do."""
-    model, (x, y) = task.model().train(), task.data()
+    model, (x, y) = task.model().train(), task.data(8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for _ in range(epochs):
-            for rows in torch.randperm(len(x)).split(task.batch_size):
-                optimizer.zero_grad()
-                F.cross_entropy(model(x[rows]), y[rows]).backward()
-                optimizer.step()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        rows = torch.randint(len(x), (task.batch_size,), generator=generator)
+        optimizer.zero_grad()
+        F.cross_entropy(model(x[rows]), y[rows]).backward()
+        optimizer.step()
+    optimizer.zero_grad()
     return model.eval()
 
 

@@ -15,9 +15,9 @@ from benchmarks.contenders import pgd_by_backward, trained
 from benchmarks.nets import Task
 
 
-def same_pixels(task: Task, epochs: int = 1) -> float:
+def same_pixels(task: Task, training_steps: int = 30) -> float:
     """The share of pixels that differ by less than 1e-6, after all steps, on a briefly trained network."""
-    model = trained(task, epochs)
+    model = trained(task, training_steps)
     x, y = (part[: task.batch_size] for part in task.data())
     attack = PGD(Linf(task.eps), task.steps, task.step_size)
     keys = Keys(0, 0, torch.arange(len(x)))

@@ -1,15 +1,14 @@
 """Peak memory of `generate` and `fit`, in copies of x, each in a process of its own.
 
-The peak is that of the resident set, as the kernel counts it (`ru_maxrss`), above what was resident
-before the call; x is 0.4 GB, was filled in place, and libraries are warm. What a batch needs
-is counted too: 32 images are 0.004 copies of x.
+The peak is that of the resident set, as the kernel counts it (VmHWM; `ru_maxrss` would inherit the
+parent's), above what was resident before the call; x is 0.4 GB, was filled in place, and libraries
+are warm. What a batch needs is counted too: 32 images are 0.004 copies of x.
 
     python -m benchmarks.memory art_ext generate
 """
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -81,16 +80,17 @@ def measure(subject: str, call: str) -> float:
             return trainer.fit(x[:n], y[:n], batch_size=BATCH, nb_epochs=1)
 
     work(4 * BATCH)
-    before = resident()
+    before = status("VmRSS")
     made = work(N)  # the returned array counts
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = status("VmHWM")
     del made
     return (peak - before) / x.nbytes
 
 
-def resident() -> int:
-    """Bytes of the resident set now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+def status(name: str) -> int:
+    """Bytes, from the kernel's account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import art_ext.border.networks  # noqa: F401  (registers them)
+from art_ext.data.entry import DatasetOptions
+from art_ext.data.onboard import digits, digits_on_photos
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,9 @@ class Task:
     def data(self, batches: int | None = None) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) images and (N,) classes."""
         n = self.batch_size * (batches or self.batches)
-        if self.shape == (1, 8, 8):
-            from sklearn.datasets import load_digits
-
-            images, y = load_digits(return_X_y=True)
-            x = torch.from_numpy(images).float().div(16).reshape(-1, *self.shape)
-            return x[:n].contiguous(), torch.from_numpy(y)[:n].long()
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(n, *self.shape, generator=generator)
-        return x, torch.randint(self.n_classes, (n,), generator=generator)
+        split = (digits if self.shape[0] == 1 else digits_on_photos)(DatasetOptions()).train
+        rows = torch.arange(n)
+        return split.x[rows].contiguous(), split.y[rows]
 
 
 SMALL = Task("small_cnn, 1x8x8, batch 128, PGD-10", "small_cnn", (1, 8, 8), 128, 8, 0.15, 10)
