@@ -132,7 +132,7 @@ def test_a_plugin_that_cannot_be_imported_is_broken_and_the_others_go_on(
     (broken,) = (broken for broken in manager.broken if broken.name == "bad")
     assert cause in broken.cause
     assert str(broken).startswith("plugin bad (distbad 0.9) is broken: ")
-    with pytest.raises(ConfigError, match=r"unknown ingredient 'lout'; did you mean loud\?.*; plugin bad is broken: "):
+    with pytest.raises(ConfigError, match=r"unknown ingredient 'lout'; did you mean loud.*; plugin bad is broken: "):
         manager.catalogue.ingredient("lout")
 
 
