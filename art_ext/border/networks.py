@@ -258,7 +258,9 @@ class SmallCNN(SmallImageNetwork):
         return maps
 
     def pool(self, maps: Tensor) -> Tensor:
-        return tiles(maps, 4).flatten(1)  # where a stroke stands tells digits apart
+        # Where a stroke stands tells digits apart. Place by place, as channels-last maps lie in memory:
+        # in the other order the gradient comes back transposed, and the pass before it slows by a tenth.
+        return tiles(maps, 4).permute(0, 2, 3, 1).flatten(1)
 
 
 class VGG(SmallImageNetwork):

@@ -30,6 +30,8 @@ class RunSettings:
         channels_last: hand images over in channels-last order.
         compile: run the network through torch.compile.
         clip_gradient: largest gradient norm, or None.
+        threads: CPU threads of this process from now on, or None to leave them; on small images they
+            wait for each other, most of all beside other work.
     """
 
     accelerator: str = "auto"
@@ -40,6 +42,7 @@ class RunSettings:
     fold: bool = True
     channels_last: bool = True
     clip_gradient: float | None = None
+    threads: int | None = None
 
 
 class Run:
@@ -56,6 +59,8 @@ class Run:
                 f"use {settings.precision.removesuffix('-true')}-mixed"
             )
         self.settings, self.seed = settings, seed
+        if settings.threads is not None:
+            torch.set_num_threads(settings.threads)
         accelerator = settings.accelerator if device is None else {"cuda": "gpu"}.get(device.type, device.type)
         devices: Any = settings.devices
         if device is not None and device.index is not None and device.type != "cpu":

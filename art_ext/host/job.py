@@ -85,6 +85,7 @@ class Job:
             nodes=self.train.nodes,
             precision=self.train.precision,
             compile=self.train.compile,
+            threads=self.train.threads,
             channels_last=self.train.channels_last is not False,
             clip_gradient=self.train.clip_gradient,
         )

@@ -181,6 +181,7 @@ class Train(_Section):
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
     held_out: Annotated[Number, Field(gt=0, lt=1, description="share of training data that picks the best epoch")] = 0.2
     clip_gradient: Annotated[Positive | None, Field(description="largest norm of a gradient")] = None
+    threads: Annotated[Count | None, Field(description="of the CPU; 1 is fastest for small images")] = None
     devices: Count = 1
     nodes: Count = 1
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"

@@ -174,7 +174,7 @@ def test_the_default_store_is_absolute_and_does_not_depend_on_mlruns(
     assert str(tmp_path / "mlflow.db") in tracking.describe()
     assert str(tmp_path / "mlartifacts") in tracking.describe()
     command, arguments = tracking.ui_command().split(" ", 1)
-    assert shutil.which(command) == str(Path(sys.executable).parent / "mlflow"), "this environment's, on the path or not"
+    assert shutil.which(command) == str(Path(sys.executable).parent / "mlflow"), "this environment's"
     assert arguments == f"ui --backend-store-uri sqlite:///{tmp_path}/mlflow.db --port 5000"
 
 
