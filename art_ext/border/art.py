@@ -30,7 +30,7 @@ from art_ext.data.batches import ArrayBatches, Batches, GeneratorBatches
 from art_ext.data.checks import check_images, check_labels
 from art_ext.data.images import as_images
 from art_ext.engine.fit import Fit, History
-from art_ext.engine.freeze import Crafter, frozen
+from art_ext.engine.freeze import Crafter, frozen, restoring
 from art_ext.engine.net import Net
 from art_ext.engine.observe import Observer, RunInfo
 from art_ext.engine.offers import check_offers, needs_of
@@ -114,18 +114,9 @@ class ClassifierView:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Mode and flags of the model are restored afterwards, and torch's global generator too."""
-        model = self.classifier.model
-        modes = [(part, part.training) for part in model.modules()]
-        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         devices = [self.device] if self.device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices=devices):
-                yield
-        finally:
-            for part, training in modes:
-                part.training = training
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+        with restoring(self.classifier.model), torch.random.fork_rng(devices=devices):
+            yield
 
 
 class RecipeTrainer(Trainer):

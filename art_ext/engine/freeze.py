@@ -23,13 +23,10 @@ Foldable = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 
 @contextmanager
-def frozen(module: nn.Module, bn: BNMode = "eval") -> Iterator[None]:
-    """No parameter asks for a gradient, and every layer is in the given mode; restored in any case."""
+def restoring(module: nn.Module) -> Iterator[None]:
+    """The mode of every layer and `requires_grad` of every parameter are put back afterwards, in any case."""
     modes = [(part, part.training) for part in module.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
-    module.train(bn == "train")
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
     try:
         yield
     finally:
@@ -37,6 +34,16 @@ def frozen(module: nn.Module, bn: BNMode = "eval") -> Iterator[None]:
             part.training = training
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def frozen(module: nn.Module, bn: BNMode = "eval") -> Iterator[None]:
+    """No parameter asks for a gradient, and every layer is in the given mode; restored in any case."""
+    with restoring(module):
+        module.train(bn == "train")
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        yield
 
 
 def alias(net: Net) -> Net:
