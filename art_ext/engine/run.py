@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,9 +121,6 @@ class Run:
         self.share_statistics(net)
         with self.fabric.autocast(), self.crafter(net, bn, example) as forward:
             yield forward
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        return self.fabric.autocast()
 
     def share_statistics(self, net: Net) -> None:
         """The same normalisation statistics on all ranks: each would attack another network otherwise."""

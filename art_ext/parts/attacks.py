@@ -89,9 +89,6 @@ class ZeroStart:
         return "zero"
 
 
-STARTS: dict[str, Start] = {"uniform": UniformStart(), "gaussian": GaussianStart(), "zero": ZeroStart()}
-
-
 class Scheduled(Protocol):
     """An option that depends on progress, as a growing radius does; `PGD.at` puts its present value in its place."""
 
