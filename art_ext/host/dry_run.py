@@ -16,9 +16,9 @@ from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run
 from art_ext.evaluation.suite import Evaluator, informed
-from art_ext.host.harden import build
 from art_ext.host.job import Job, prepare
 from art_ext.host.recipe import Recipe
+from art_ext.host.training import build
 from art_ext.plan import Plan
 from art_ext.types import Progress
 

@@ -15,9 +15,9 @@ from PIL import Image
 from art_ext.engine.fit import Fit
 from art_ext.engine.run import Run
 from art_ext.entries import EvaluationContext
-from art_ext.host.harden import build
 from art_ext.host.job import find_threat, prepare
 from art_ext.host.recipe import known_recipes, load_recipe
+from art_ext.host.training import build
 from art_ext.types import Facts
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,132 @@
+"""What trainings came to: the table, the picture and result.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from art_ext.border.mlflow import MLflowTracker
+from art_ext.engine.fit import History
+from art_ext.evaluation.figures import Gallery, comparison
+from art_ext.evaluation.rejection import Rejection
+from art_ext.evaluation.suite import TPR, Accuracy, Evaluator, Threat, evading, worst
+from art_ext.host.job import Job
+from art_ext.parts.detectors import threshold_at
+from art_ext.plan import Plan
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Echo = Callable[[str], None]
+GALLERY = 6
+
+
+@dataclass
+class Outcome:
+    """What one training came to.
+
+    Attributes:
+        rows: accuracies on the test set, of the best epoch's weights.
+        last: the same of the last epoch's, where it is another one.
+        rejection: a detector's name and what it makes of the test set, where the plan has one.
+    """
+
+    role: str
+    evaluator: Evaluator
+    history: History
+    rows: list[Accuracy]
+    last: list[Accuracy] = field(default_factory=list)
+    rejection: tuple[str, Rejection] | None = None
+    tracker: MLflowTracker | None = None
+
+
+def rejecting(plan: Plan, threat: Threat, calibration: Evaluator, test: Evaluator) -> tuple[str, Rejection] | None:
+    """A plan's detector by name, its threshold from held-out images, judged on test images under its own adversary.
+
+    None where the plan has no detector that names one, or nothing to set a threshold by.
+    """
+    found = evading(plan, threat, steps=20)
+    right = calibration.clean().right
+    if found is None or not bool(right.any()):
+        return None
+    detector, attack = found
+    threshold = threshold_at(detector.score(calibration.outputs())[right], TPR)
+    clean, adversarial = test.outputs(), test.outputs(attack)
+    wrong, fooled = (out.logits.argmax(1) != test.y for out in (clean, adversarial))
+    return detector.name, Rejection.of(detector.score(clean), wrong, detector.score(adversarial), fooled, threshold)
+
+
+def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> None:
+    """The table, result.json and result.png."""
+    for line in table({outcome.role: outcome.rows for outcome in outcomes}):
+        echo(line)
+    for outcome in outcomes:
+        epoch, epochs = outcome.history.best_epoch, len(outcome.history.epochs)
+        shown = "; the last epoch: " + ", ".join(f"{row.name} {row.value:.3f}" for row in outcome.last)
+        echo(f"{outcome.role}: epoch {epoch} of {epochs} is the best on held-out data{shown if outcome.last else ''}")
+        if outcome.rejection is not None:
+            name, found = outcome.rejection
+            echo(
+                f"{outcome.role}, rejecting below {name} {found.threshold:.3f}: keeps {found.tpr:.1%} of what is "
+                f"right; under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
+                f"and {found.unthresholded:.1%} with nothing rejected"
+            )
+    result = {
+        outcome.role: {
+            "best_epoch": outcome.history.best_epoch,
+            "epochs": len(outcome.history.epochs),
+            "train_seconds": round(outcome.history.seconds, 2),
+            "best": [row.as_record() for row in outcome.rows],
+            "last": [row.as_record() for row in outcome.last or outcome.rows],
+            "worst_case": float(worst(outcome.rows).double().mean()),
+            "rejection": outcome.rejection and {"detector": outcome.rejection[0], **outcome.rejection[1].as_record()},
+            "mlflow_run": outcome.tracker.run_id if outcome.tracker else None,
+        }
+        for outcome in outcomes
+    }
+    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    figure = picture(job, outcomes)
+    figure.savefig(folder / "result.png")
+    for outcome in outcomes[-1:]:
+        if outcome.tracker is not None:
+            outcome.tracker.attach_figure("result.png", figure)
+
+
+def table(models: Mapping[str, Sequence[Accuracy]]) -> list[str]:
+    """Plain aligned lines: a row a model, a column an attack, each accuracy with its 95% interval."""
+    names = list(dict.fromkeys(row.name for rows in models.values() for row in rows))
+    n = next(row.n for rows in models.values() for row in rows)
+    head = ["accuracy (95% interval)", *names]
+    lines = [head]
+    for model, rows in models.items():
+        found = {row.name: row for row in rows}
+        lines.append([model, *(_cell(found[name]) if name in found else "-" for name in names)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    shown = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    rule = "  ".join("-" * width for width in widths)
+    return ["", shown[0], rule, *shown[1:], f"n = {n} test images", ""]
+
+
+def _cell(row: Accuracy) -> str:
+    low, high = row.interval
+    return f"{row.value:.3f} ({low:.3f}-{high:.3f})"
+
+
+def picture(job: Job, outcomes: Sequence[Outcome]) -> Figure:
+    """The comparison with a few images that each model got right when clean, under the last attack."""
+    plan = job.plan(job.ingredients)
+    _, attack = job.attacks(plan)[-1]
+    right = torch.stack([outcome.evaluator.clean().right for outcome in outcomes]).all(0)
+    index = right.nonzero().squeeze(1)[:GALLERY]
+    rows = {}
+    for outcome in outcomes:
+        adversarial, _ = outcome.evaluator.craft(attack, index)
+        rows[outcome.role] = (adversarial.cpu(), outcome.evaluator.predict(adversarial).cpu())
+    gallery = Gallery(job.data.test.x[index].cpu(), rows, job.data.test.y[index], job.data.class_names)
+    title = f"{job.recipe.name}: accuracy on {len(job.data.test)} test images, {job.threat}"
+    return comparison({outcome.role: outcome.rows for outcome in outcomes}, gallery if len(index) else None, title)

@@ -1,0 +1,114 @@
+"""One training of a recipe: its run, its observers, its evaluation, its model logged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from art_ext.border.mlflow import MLflowTracker, Tracking
+from art_ext.border.progress import ProgressDisplay
+from art_ext.border.timm import architecture
+from art_ext.engine.fit import Fit
+from art_ext.engine.journal import Journal
+from art_ext.engine.net import Net
+from art_ext.engine.observe import Observer, RunInfo
+from art_ext.engine.run import Run
+from art_ext.evaluation.suite import Evaluator, HeldOut, as_metrics
+from art_ext.host.job import Job
+from art_ext.host.outcome import Outcome, rejecting
+from art_ext.host.recipe import flatten
+from art_ext.plan import Plan
+
+
+def train(job: Job, role: str, plan: Plan, folder: Path, tracking: Tracking) -> Outcome:
+    """One training with its tracking and evaluation; the run ends as failed where anything is raised."""
+    info = run_info(job, role, plan, folder)
+    run = Run(job.settings, job.train.seed)
+    model, net = build(job, plan, run)
+    observers, tracker = watch(job, info, run, tracking)
+    try:
+        for observer in observers:
+            observer.run_start(info)
+        outcome = _fit(job, role, plan, net, run, folder, observers)
+        outcome.tracker = tracker
+        if tracker is not None:
+            _log(job, tracker, model, outcome)
+        metrics = {**as_metrics(outcome.rows), "best_epoch": float(outcome.history.best_epoch)}
+        for observer in observers:
+            observer.run_end(metrics)
+    except BaseException as error:
+        for observer in observers:
+            with suppress(Exception):  # the first error is the one to show
+                observer.run_failed(error)
+        raise
+    return outcome
+
+
+def _fit(
+    job: Job, role: str, plan: Plan, net: Net, run: Run, folder: Path, observers: Sequence[Observer]
+) -> Outcome:
+    train = job.train
+    torch.manual_seed(train.seed)
+    held_out = HeldOut(plan, job.held_out.x, job.held_out.y, job.threat, seed=train.seed, device=run.device)
+    fit = Fit(
+        plan,
+        net,
+        job.optimizer(net.module),
+        run,
+        epochs=train.epochs,
+        schedule=job.schedule(),
+        validate=held_out,
+        observers=observers,
+        folder=folder,
+    )
+    history = fit(job.batches(run.device))
+    attacks, last = job.attacks(plan), []
+    evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
+    rows = evaluator.run(attacks)
+    if history.best_epoch != len(history.epochs):
+        fit.restore_best()
+        evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
+        rows, last = evaluator.run(attacks), rows
+    calibration = Evaluator(net, job.held_out.x, job.held_out.y, seed=train.seed, device=run.device)
+    return Outcome(role, evaluator, history, rows, last, rejecting(plan, job.threat, calibration, evaluator))
+
+
+def build(job: Job, plan: Plan, run: Run) -> tuple[nn.Module, Net]:
+    """The recipe's network after surgery, and the net around it."""
+    net = job.net(plan).to(run.device)
+    return net.module, net
+
+
+def run_info(job: Job, role: str, plan: Plan, folder: Path) -> RunInfo:
+    recipe = job.resolved | {"use": job.resolved["use"] if plan.used else []}
+    return RunInfo(
+        name=f"{job.recipe.name} {role}",
+        role=role,
+        folder=folder,
+        params=flatten(recipe),
+        recipe=recipe,
+        plan=plan.describe(),
+        data=job.data_facts(),
+        tags=job.catalogue.versions(plan.used),
+    )
+
+
+def watch(job: Job, info: RunInfo, run: Run, tracking: Tracking) -> tuple[list[Observer], MLflowTracker | None]:
+    """The observers of a run: none of the built-in ones except on rank 0."""
+    if run.rank != 0:
+        return [], None
+    assert info.folder is not None
+    journal = Journal(info.folder)
+    tracker = MLflowTracker(tracking, job.recipe.track.experiment, journal=journal, device=str(run.device))
+    return [journal, tracker, ProgressDisplay(), *job.catalogue.manager.observers(info)], tracker
+
+
+def _log(job: Job, tracker: MLflowTracker, model: nn.Module, outcome: Outcome) -> None:
+    records = [row.as_record() for row in outcome.rows]
+    tracker.attach_table("evaluation.json", {key: [record[key] for record in records] for key in records[0]})
+    example = job.data.test.x[torch.arange(2)].cpu().numpy()
+    tracker.log_model(model, architecture(model), example, job.resolved)
