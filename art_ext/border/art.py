@@ -136,9 +136,12 @@ class RecipeTrainer(Trainer):
 
     Raises:
         ComposeError: when the ingredients contradict each other.
+        ConfigError: for an attack that is not ART's.
         EstimatorError: unless the classifier is a `PyTorchClassifier`.
         ModelError: for a classifier without optimizer, or one whose network cannot be trained.
     """
+
+    trainer_params: ClassVar[list[str]] = ["attack", "track", "verbose", "seed", "settings", "callbacks"]
 
     def __init__(
         self,
@@ -157,6 +160,8 @@ class RecipeTrainer(Trainer):
             raise ModelError("the classifier has no optimizer; build it as PyTorchClassifier(..., optimizer=...)")
         if not all(isinstance(ingredient, Ingredient) for ingredient in ingredients):
             raise ConfigError("ingredients are values such as PGDAT(eps=0.15), not classes or names")
+        if attack is not None and not isinstance(attack, EvasionAttack):
+            raise ConfigError(f"attack must be an ART EvasionAttack, got {type(attack).__name__}")
         view.check()
         super().__init__(classifier)
         self.ingredients = tuple(ingredients)
@@ -369,44 +374,67 @@ def check_settings(optimizer: torch.optim.Optimizer, settings: Mapping[str, tupl
 class MethodTrainer(RecipeTrainer):
     """A single method as an ART trainer; subclasses name their `ingredient`.
 
-    The ingredient's options are keyword arguments. Where ART's trainer of the same method takes
-    positional arguments, `art_arguments` names them.
+    `trainer_params` lists its keyword arguments: the ingredient's options, and those of `RecipeTrainer`.
+    Where ART's trainer of the same method takes positional arguments, `art_arguments` names them.
     """
 
     ingredient: ClassVar[type[Ingredient]]
     art_arguments: ClassVar[tuple[str, ...]] = ("attack",)
 
-    def __init__(
-        self,
-        classifier: PyTorchClassifier,
-        *args: Any,
-        attack: EvasionAttack | None = None,
-        track: bool = True,
-        verbose: bool = True,
-        seed: int = 0,
-        settings: RunSettings | None = None,
-        callbacks: Sequence[Observer] = (),
-        **fields: Any,
-    ) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "ingredient"):
+            cls.trainer_params = [*RecipeTrainer.trainer_params, *cls.ingredient.model_fields]
+
+    def __init__(self, classifier: PyTorchClassifier, *args: Any, **options: Any) -> None:
         if len(args) > len(self.art_arguments):
             raise ConfigError(f"{type(self).__name__} takes (classifier, {', '.join(self.art_arguments)}) by position")
         for name, value in zip(self.art_arguments, args, strict=False):
-            if name == "attack":
-                attack = value
-            else:
-                fields[name] = value
-        if attack is not None and not isinstance(attack, EvasionAttack):
-            raise ConfigError(f"attack must be an ART EvasionAttack, got {type(attack).__name__}")
-        super().__init__(
-            classifier,
-            [self.ingredient(**fields)],
-            attack=attack,
-            track=track,
-            verbose=verbose,
-            seed=seed,
-            settings=settings,
-            callbacks=callbacks,
-        )
+            if name in options:
+                raise ConfigError(f"{type(self).__name__} was given {name} twice, by position and by name")
+            options[name] = value
+        for name in options:
+            if name not in self.trainer_params:
+                raise ConfigError(unknown(f"option of {type(self).__name__}", name, self.trainer_params))
+        run = {name: options.pop(name) for name in RecipeTrainer.trainer_params if name in options}
+        super().__init__(classifier, self._used(options), **run)
+
+    def _used(self, options: dict[str, Any]) -> list[Ingredient]:
+        return [self.ingredient(**options)]
+
+
+class AroundTrainer(MethodTrainer):
+    """A method that goes around the step of another one: `AroundTrainer(classifier, base, **options)`.
+
+    Args:
+        classifier: a `PyTorchClassifier` with an optimizer; trained in place.
+        base: the ingredient inside. Without it the `usual_base` of the class, whose options are then
+            taken beside the method's own.
+        options: the method's options, and those of `RecipeTrainer`.
+
+    Raises:
+        ConfigError: without a base, where the class has no usual one.
+    """
+
+    usual_base: ClassVar[type[Ingredient] | None] = None
+    art_arguments = ("base",)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        inner = cls.usual_base.model_fields if cls.usual_base is not None else {}
+        cls.trainer_params = [*cls.trainer_params, "base", *inner]
+
+    def _used(self, options: dict[str, Any]) -> list[Ingredient]:
+        base = options.pop("base", None)
+        if base is None:
+            if self.usual_base is None:
+                raise ConfigError(
+                    f"{self.ingredient.name} goes around the step of another method and cannot train alone; "
+                    f"give it one that trains on an attack: {type(self).__name__}(classifier, base)"
+                )
+            known = self.usual_base.model_fields
+            base = self.usual_base(**{name: options.pop(name) for name in list(options) if name in known})
+        return [base, self.ingredient(**options)]
 
 
 @dataclass(frozen=True)

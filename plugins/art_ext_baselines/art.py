@@ -1,13 +1,6 @@
 """The baselines as ART knows trainers and attacks."""
 
-from __future__ import annotations
-
-from typing import Any
-
-from art.estimators.classification import PyTorchClassifier
-
-from art_ext.api import Ingredient
-from art_ext.border.art import MethodAttack, MethodTrainer, RecipeTrainer
+from art_ext.border.art import AroundTrainer, MethodAttack, MethodTrainer
 from art_ext_baselines.awp import AWP
 from art_ext_baselines.fast_at import FastAT
 from art_ext_baselines.fat import FAT
@@ -17,8 +10,6 @@ from art_ext_baselines.gradient_attacks import BIM, FGSM, MIM, CWMargin, PlainPG
 from art_ext_baselines.mart import MART
 from art_ext_baselines.pgd_at import PGDAT
 from art_ext_baselines.trades import TRADES
-
-RUN_OPTIONS = ("attack", "track", "seed", "settings", "callbacks")
 
 
 class PGDATTrainer(MethodTrainer):
@@ -72,24 +63,14 @@ class FATAttack(MethodAttack):
     ingredient = FAT
 
 
-class AWPTrainer(RecipeTrainer):
+class AWPTrainer(AroundTrainer):
     """AT-AWP, `AWPTrainer(classifier, eps=0.15, gamma=0.01)`, or AWP around another base.
 
-    `AWPTrainer(classifier, TRADES(eps=0.15), gamma=0.005)`
-
-    Args:
-        classifier: a `PyTorchClassifier` with an optimizer; trained in place.
-        base: what AWP goes around; by default PGD-AT, whose options are then taken too.
-        options: fields of AWP, and `attack, track, seed, settings, callbacks` as any trainer.
+    `AWPTrainer(classifier, TRADES(eps=0.15), gamma=0.005)`; without a base it takes the options of PGD-AT too.
     """
 
     ingredient = AWP
-
-    def __init__(self, classifier: PyTorchClassifier, base: Ingredient | None = None, **options: Any) -> None:
-        run = {name: options.pop(name) for name in RUN_OPTIONS if name in options}
-        if base is None:
-            base = PGDAT(**{name: options.pop(name) for name in list(options) if name in PGDAT.model_fields})
-        super().__init__(classifier, [base, AWP(**options)], **run)
+    usual_base = PGDAT
 
 
 class FastATTrainer(MethodTrainer):

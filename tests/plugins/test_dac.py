@@ -328,7 +328,7 @@ def test_the_trainer_trains_a_classifier_in_place(base):
     assert np.array_equal(x, kept)
     assert any(not torch.equal(v, before[k]) for k, v in art.model.state_dict().items())
     assert "train/loss/certainty_std" in trainer.history.epochs[0].metrics
-    with pytest.raises(ConfigError, match="dac moves the weights before the step of another method"):
+    with pytest.raises(ConfigError, match="dac goes around the step of another method"):
         DACTrainer(art)
     with pytest.raises(ConfigError, match="unknown option of dac"):
         DACTrainer(art, base, stepsze=0.1)
