@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import numpy as np
@@ -116,6 +118,9 @@ class MethodDetector(EvasionDetector):
             raise
 
     def _check_params(self) -> None:
+        for name in ("tpr", "held_out"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int | float):
+                raise ConfigError(f"{name} is a number, got {getattr(self, name)!r}")
         if not 0 < self.tpr <= 1:
             raise ConfigError(f"tpr must lie in (0, 1], got {self.tpr}")
         if not 0 < self.held_out < 1:
@@ -142,6 +147,40 @@ class MethodDetector(EvasionDetector):
     def _refuse(options: dict[str, Any], call: str) -> None:
         for name in options:
             raise ConfigError(unknown(f"argument of {call}", name, ("x", "y", "batch_size", "nb_epochs")))
+
+
+class ScoreDetector(MethodDetector):
+    """The detector of one score; subclasses name it, and its arguments are theirs.
+
+    `XDetector(classifier, tpr=0.95, **options)`; an option that `set_params` changes makes a new score,
+    which `fit` must fit again.
+    """
+
+    score: ClassVar[type[Detector]]
+    options: ClassVar[Mapping[str, Parameter]]
+    usual_tpr: ClassVar[float] = 0.99
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.options = {} if cls.score.__init__ is object.__init__ else dict(signature(cls.score).parameters)
+        cls.defence_params = [*MethodDetector.defence_params, *cls.options]
+
+    def __init__(
+        self, classifier: PyTorchClassifier, tpr: float | None = None, held_out: float = 0.1, **options: Any
+    ) -> None:
+        for name in options:
+            if name not in self.options:
+                raise ConfigError(unknown(f"option of {type(self).__name__}", name, self.defence_params))
+        for name, parameter in self.options.items():
+            setattr(self, name, options.get(name, parameter.default))
+        super().__init__(classifier, self.score(**options), self.usual_tpr if tpr is None else tpr, held_out)
+
+    def set_params(self, **kwargs: Any) -> None:
+        """Changes options, which hold from the next `fit` on; an unknown name raises ValueError."""
+        chosen = {name: kwargs.get(name, getattr(self, name)) for name in self.options}
+        fresh = self.score(**chosen) if any(name in self.options for name in kwargs) else self.detector
+        super().set_params(**kwargs)
+        self.detector = fresh
 
 
 def _rows(out: Outputs, rows: slice) -> Outputs:

@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-from art.estimators.classification import PyTorchClassifier
 from pydantic import Field
 
 from art_ext.api import Confidence, Ingredient, Plan, Positive, norm_named
 from art_ext.border.art import MethodAttack, MethodTrainer
-from art_ext.border.art_detectors import MethodDetector
+from art_ext.border.art_detectors import ScoreDetector
 from art_ext_ccat.attacks import NormName, PGDConfSettings
 from art_ext_ccat.ingredient import CCAT
 
@@ -42,8 +41,7 @@ class CCATAttack(MethodAttack):
     ingredient = PGDConf
 
 
-class CCATDetector(MethodDetector):
+class CCATDetector(ScoreDetector):
     """Rejects images of low confidence: `CCATDetector(classifier, tpr=0.99)`, fitted on held-out clean images."""
 
-    def __init__(self, classifier: PyTorchClassifier, tpr: float = 0.99) -> None:
-        super().__init__(classifier, Confidence(), tpr)
+    score = Confidence

@@ -1,14 +1,13 @@
 """RCE and the attacks of its paper as ART knows trainers and attacks."""
 
-from typing import Literal
-
-from art.estimators.classification import PyTorchClassifier
-
 from art_ext.border.art import MethodAttack, MethodTrainer
-from art_ext.border.art_detectors import MethodDetector
+from art_ext.border.art_detectors import ScoreDetector
 from art_ext_rce.attacks import CWHighConfidence, CWWhiteBox, EvadeDetectors
-from art_ext_rce.detectors import LID, RCE_SIGMA2, KDensity, LogOdds, NonMaxEntropy
+from art_ext_rce.detectors import LID, KDensity, LogOdds, NonMaxEntropy
 from art_ext_rce.ingredient import RCE
+
+TPR = 0.95
+"""Share of correctly classified clean images that the paper's detectors keep."""
 
 
 class RCETrainer(MethodTrainer):
@@ -52,38 +51,32 @@ class EvadeDetectorsAttack(MethodAttack):
     ingredient = EvadeDetectors
 
 
-class ConfidenceDetector(MethodDetector):
+class ConfidenceDetector(ScoreDetector):
     """Rejects by the confidence of the prediction, ranked by log odds; fit it on held-out clean images."""
 
-    def __init__(self, classifier: PyTorchClassifier, tpr: float = 0.95) -> None:
-        super().__init__(classifier, LogOdds(), tpr)
+    score = LogOdds
+    usual_tpr = TPR
 
 
-class NonMaxEntropyDetector(MethodDetector):
+class NonMaxEntropyDetector(ScoreDetector):
     """Rejects by non-ME: `NonMaxEntropyDetector(classifier).fit(x, y)`, on held-out clean images."""
 
-    def __init__(self, classifier: PyTorchClassifier, tpr: float = 0.95) -> None:
-        super().__init__(classifier, NonMaxEntropy(), tpr)
+    score = NonMaxEntropy
+    usual_tpr = TPR
 
 
-class KDensityDetector(MethodDetector):
-    """Rejects by K-density; the last `held_out` of the images given to `fit` set the threshold, the others the bank."""
+class KDensityDetector(ScoreDetector):
+    """Rejects by K-density: `KDensityDetector(classifier, sigma2="median", per_class=1000).fit(x, y)`.
 
-    def __init__(
-        self,
-        classifier: PyTorchClassifier,
-        tpr: float = 0.95,
-        sigma2: float | Literal["median"] = RCE_SIGMA2,
-        per_class: int = 1000,
-        held_out: float = 0.1,
-    ) -> None:
-        super().__init__(classifier, KDensity(sigma2, per_class), tpr, held_out)
+    The last `held_out` of the images given to `fit` set the threshold, the others the bank.
+    """
+
+    score = KDensity
+    usual_tpr = TPR
 
 
-class LIDDetector(MethodDetector):
-    """Rejects by local intrinsic dimension, the comparator; `fit` as for K-density."""
+class LIDDetector(ScoreDetector):
+    """Rejects by local intrinsic dimension, `LIDDetector(classifier, k=20)`, the comparator; `fit` as for K-density."""
 
-    def __init__(
-        self, classifier: PyTorchClassifier, tpr: float = 0.95, k: int = 20, per_class: int = 100, held_out: float = 0.1
-    ) -> None:
-        super().__init__(classifier, LID(k, per_class), tpr, held_out)
+    score = LID
+    usual_tpr = TPR
