@@ -16,12 +16,14 @@ class RunInfo:
 
     Attributes:
         name: of the run, as trackers show it.
-        role: "undefended" or "hardened" in `harden`, "fit" for a trainer called directly.
+        role: "undefended", "hardened", "evaluation" or, for what holds these, "harden" in `harden`; "fit" for a
+            trainer called directly.
         folder: where this run keeps its files, or None when it keeps none.
         params: the resolved recipe, flattened: "ingredient.field" to value.
         recipe: the resolved recipe as plain data.
         plan: (slot, part, owner) lines.
         data: name, source, digest, n_train, n_held_out, n_test of the data set, where known.
+        parent: folder of the run that this one is a part of, which tells trackers where that one is.
         rank: only rank 0 writes.
     """
 
@@ -33,6 +35,7 @@ class RunInfo:
     plan: Sequence[tuple[str, str, str]] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    parent: Path | None = None
     rank: int = 0
 
 
@@ -84,3 +87,6 @@ class Observer:
 
     def run_failed(self, error: BaseException) -> None:
         """After a run that did not end well; the error is raised again afterwards."""
+
+    def run_killed(self) -> None:
+        """Instead of `run_failed`, where the run was told to stop and has left what it needs to go on; be quick."""
