@@ -15,10 +15,12 @@ from art_ext.engine.net import Net
 from art_ext.engine.run import in_channels_last
 from art_ext.errors import ConfigError
 from art_ext.evaluation.rejection import thresholded_robust_error
+from art_ext.evaluation.statistics import binomial_interval
+from art_ext.evaluation.threat import Threat as Threat
+from art_ext.evaluation.threat import threat_of as threat_of
 from art_ext.parts.attacks import PGD, Attack, for_evaluation
 from art_ext.parts.detectors import Detector, threshold_at
 from art_ext.parts.noise import Keys
-from art_ext.parts.norms import Norm, norm_named
 from art_ext.parts.objectives import ce
 from art_ext.plan import Parts, Plan, Scores
 from art_ext.types import Outputs
@@ -26,7 +28,6 @@ from art_ext.types import Outputs
 BATCH = 256
 TPR = 0.99
 """Share of correct held-out examples that a detector must keep where an epoch is scored."""
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,7 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """The exact 95% binomial interval (Clopper and Pearson, 1934)."""
-        from scipy.stats import binomtest
-
-        found = binomtest(int(self.right.sum()), self.n).proportion_ci(CONFIDENCE, method="exact")
-        return float(found.low), float(found.high)
+        return binomial_interval(int(self.right.sum()), self.n)
 
     def as_record(self) -> dict[str, object]:
         low, high = self.interval
@@ -72,27 +70,6 @@ class Accuracy:
             "n": self.n,
             "seconds": round(self.seconds, 3),
         }
-
-
-@dataclass(frozen=True)
-class Threat:
-    """What an attacker may do: a norm and its radius, in clip-value units."""
-
-    norm: str
-    eps: float
-    clip: tuple[float, float] = (0.0, 1.0)
-
-    def ball(self) -> Norm:
-        return norm_named(self.norm, self.eps)
-
-    def __str__(self) -> str:
-        return f"{self.norm} {self.eps:g}"
-
-
-def threat_of(plan: Plan) -> Threat | None:
-    """The threat a plan trains against: its attack's norm, at the largest eps it draws."""
-    norm = getattr(plan.compose().attack, "norm", None)
-    return Threat(norm.name, norm.largest, plan.facts.clip) if isinstance(norm, Norm) else None
 
 
 def joined(outs: Sequence[Outputs]) -> Outputs:

@@ -1,0 +1,29 @@
+"""What an attacker may do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from art_ext.parts.norms import Norm, norm_named
+from art_ext.plan import Plan
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an attacker may do: a norm and its radius, in clip-value units."""
+
+    norm: str
+    eps: float
+    clip: tuple[float, float] = (0.0, 1.0)
+
+    def ball(self) -> Norm:
+        return norm_named(self.norm, self.eps)
+
+    def __str__(self) -> str:
+        return f"{self.norm} {self.eps:g}"
+
+
+def threat_of(plan: Plan) -> Threat | None:
+    """The threat a plan trains against: its attack's norm, at the largest eps it draws."""
+    norm = getattr(plan.compose().attack, "norm", None)
+    return Threat(norm.name, norm.largest, plan.facts.clip) if isinstance(norm, Norm) else None
