@@ -22,11 +22,12 @@ from art_ext.ingredient import (
 from art_ext.lazy import lazily
 from art_ext.parts.attacks import PGD, Attack, Best, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
 from art_ext.parts.backtracking import BacktrackingPGD
+from art_ext.parts.carlini_wagner import CarliniWagner
 from art_ext.parts.criteria import Criterion, CrossEntropy
 from art_ext.parts.detectors import Confidence, Detector, other_confidence
 from art_ext.parts.ensemble import Ensemble, ensemble, log_mean_softmax
 from art_ext.parts.noise import Keys
-from art_ext.parts.norms import L1, L2, Eps, Linf, Norm, norm_named
+from art_ext.parts.norms import L0, L1, L2, Eps, Linf, Norm, norm_named
 from art_ext.parts.objectives import (
     Objective,
     Score,
@@ -49,6 +50,7 @@ from art_ext.plan import Plan, Scores, Update, thresholded_worst_case, worst_cas
 from art_ext.types import Adversarial, Facts, Forward, Outputs, Progress, Rows, View, Views, offer
 
 __all__ = [
+    "L0",
     "L1",
     "L2",
     "PGD",
@@ -58,6 +60,7 @@ __all__ = [
     "Augment",
     "BacktrackingPGD",
     "Best",
+    "CarliniWagner",
     "Clean",
     "ComposeError",
     "Confidence",

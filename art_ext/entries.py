@@ -24,7 +24,7 @@ class EvaluationContext:
 
     Attributes:
         plan: of the method under attack, so that an informed attacker finds its criterion.
-        norm: of the threat: "linf", "l2" or "l1".
+        norm: of the threat: "linf", "l2", "l1" or "l0".
         eps: of the threat, in clip-value units.
         clip: smallest and largest pixel value.
     """

@@ -151,7 +151,7 @@ class DataSection(_Section):
 class Threat(_Section):
     """The attacker that results are stated against."""
 
-    norm: Literal["linf", "l2", "l1"] = "linf"
+    norm: Literal["linf", "l2", "l1", "l0"] = "linf"
     eps: Annotated[Positive, Field(description="radius in clip-value units, [0, 1]")]
 
 

@@ -172,7 +172,38 @@ class L1(Norm):
         return sign * size / per_example(size.flatten(1).sum(1) + spare).clamp(min=TINY) * eps
 
 
-NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2, L1)}
+@dataclass(frozen=True)
+class L0(Norm):
+    """At most `eps` pixels changed, each in all its channels (Croce and Hein, ICCV 2019, section 3).
+
+    A step moves the average coordinate by the step size, in proportion to its gradient, so that the
+    pixels kept by the projection can still change places.
+    """
+
+    name = "l0"
+    order = 0.0
+    skips_saturated = True
+
+    def of(self, delta: Tensor) -> Tensor:
+        """(N,) how many pixels are changed."""
+        return (delta != 0).any(1).flatten(1).sum(1).to(delta.dtype)
+
+    def project(self, delta: Tensor, eps: Eps) -> Tensor:
+        """Keeps the eps pixels that were changed most, by their L2 norm over the channels."""
+        energy = delta.square().sum(1).flatten(1)
+        rank = energy.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        kept = rank < torch.as_tensor(eps, dtype=delta.dtype, device=delta.device).reshape(-1, 1)
+        return delta * kept.reshape(len(delta), 1, *delta.shape[2:])
+
+    def steepest(self, grad: Tensor) -> Tensor:
+        return grad / per_example(grad.abs().flatten(1).mean(1)).clamp(min=TINY)
+
+    def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
+        """Numbers from U(-1, 1) on eps random pixels."""
+        return self.project((2 * keys.uniform(tuple(like.shape[1:])) - 1).to(like.dtype), eps)
+
+
+NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2, L1, L0)}
 
 
 def norm_named(name: str, eps: float | Uniform) -> Norm:

@@ -28,7 +28,7 @@ class BallOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    norm: Literal["linf", "l2", "l1"] | None = None
+    norm: Literal["linf", "l2", "l1", "l0"] | None = None
     eps: Positive | None = None
 
 

@@ -32,8 +32,8 @@ Clip = tuple[float, float]
 class GradientAttack(Ingredient):
     """Base of the attacks: a ball, and `pgd`, which says what PGD becomes of it."""
 
-    norm: Literal["linf", "l2", "l1"] = "linf"
-    eps: Annotated[Positive, Field(description="radius in clip-value units")] = 8 / 255
+    norm: Literal["linf", "l2", "l1", "l0"] = "linf"
+    eps: Annotated[Positive, Field(description="radius in clip-value units; of l0, pixels")] = 8 / 255
 
     def pgd(self, clip: Clip) -> PGD:
         """The attack on images in the clip range."""

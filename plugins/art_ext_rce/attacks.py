@@ -11,6 +11,7 @@ from art_ext.api import (
     PGD,
     Attack,
     AttackEntry,
+    CarliniWagner,
     Count,
     Detector,
     EvaluationContext,
@@ -22,7 +23,7 @@ from art_ext.api import (
     Radius,
     norm_named,
 )
-from art_ext_rce.carlini_wagner import CarliniWagner, cw_white_box
+from art_ext_rce.carlini_wagner import cw_white_box
 from art_ext_rce.detectors import KDensity
 from art_ext_rce.evading import Order, evading
 from art_ext_rce.ingredient import RCE

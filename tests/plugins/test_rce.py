@@ -14,6 +14,7 @@ from torch import nn
 import art_ext_rce as rce
 from art_ext.api import (
     PGD,
+    CarliniWagner,
     ComposeError,
     ConfigError,
     EvaluationContext,
@@ -367,7 +368,7 @@ def victim():
 def test_carlini_wagner_reaches_its_margin_and_ignores_the_rest_of_the_batch(victim):
     _, net, x, y, _ = victim
     keys = Keys(0, 0, torch.arange(9))
-    attack = rce.CarliniWagner(3, confidence=1.0, steps=150, search_steps=3, initial_const=10.0, aim="any")
+    attack = CarliniWagner(3, confidence=1.0, steps=150, search_steps=3, initial_const=10.0, aim="any")
     score = cw.bind(net, x[:9], y[:9])
     made = attack.craft(net, x[:9], score, keys)
     assert made.x.min() >= 0
@@ -375,7 +376,7 @@ def test_carlini_wagner_reaches_its_margin_and_ignores_the_rest_of_the_batch(vic
     assert (cw.measure(net(made.x), y[:9]) >= 1 - 1e-4).float().mean() > 0.8
     alone = attack.craft(net, x[4:5], score[slice(4, 5)], keys[4:5])
     torch.testing.assert_close(alone.x, made.x[4:5], rtol=1e-3, atol=1e-4)
-    modest = rce.CarliniWagner(3, steps=150, search_steps=3, initial_const=10.0, aim="any")
+    modest = CarliniWagner(3, steps=150, search_steps=3, initial_const=10.0, aim="any")
     plain = modest.craft(net, x[:9], score, keys)
     assert plain.delta.norm() < made.delta.norm()
 
@@ -384,7 +385,7 @@ def test_the_white_box_attack_meets_the_median_density(victim):
     _, net, x, y, detector = victim
     keys = Keys(0, 0, torch.arange(6))
     both = rce.cw_white_box(detector, 3, (0.0, 1.0), confidence=0.5, steps=120, search_steps=2)
-    plain = rce.CarliniWagner(3, confidence=0.5, steps=120, search_steps=2, initial_const=10.0)
+    plain = CarliniWagner(3, confidence=0.5, steps=120, search_steps=2, initial_const=10.0)
     assert both.objective.needs == {"features"}
     with net.offering_features():
         score = cw.bind(net, x[:6], y[:6])
@@ -412,7 +413,7 @@ def test_unbounded_pixels_and_targets_without_a_class_are_refused():
     with pytest.raises(ConfigError, match="clip_values"):
         rce.cw_high_confidence(3, (float("-inf"), float("inf")))
     with pytest.raises(ConfigError, match="set aim to random"):
-        rce.CarliniWagner(3, aim="any", penalty=lambda out, y: out.logits[:, 0])
+        CarliniWagner(3, aim="any", penalty=lambda out, y: out.logits[:, 0])
 
 
 def test_the_evaluation_knows_cw_hc_and_the_paper_constants():
