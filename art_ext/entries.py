@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
 
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 
     from art_ext.parts.attacks import Attack
     from art_ext.plan import Plan
-    from art_ext.types import Facts
+    from art_ext.types import Facts, Forward
 
-__all__ = ["AttackEntry", "EvaluationContext", "ModelEntry"]
+__all__ = ["AttackEntry", "EvaluationContext", "Family", "ModelEntry"]
+
+Family = Literal["gradient", "black-box", "transfer", "informed", "corruption"]
+"""What an attack knows: the gradients, the answers alone, another network, the defence, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,14 @@ class EvaluationContext:
         norm: of the threat: "linf", "l2", "l1" or "l0".
         eps: of the threat, in clip-value units.
         clip: smallest and largest pixel value.
+        surrogates: other networks for the same task, by name, which an attack may transfer from.
     """
 
     plan: Plan
     norm: str
     eps: float
     clip: tuple[float, float]
+    surrogates: Mapping[str, Forward] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,12 +50,16 @@ class AttackEntry:
         options: a pydantic model of what a recipe may set, unknown keys refused.
         build: (options, context) to attacks with the names their results are reported under. One
             entry may give several: one for each adversary that the criterion declares.
+        family: what the attacks know of the network.
+        informs: ingredients whose adaptive attack this is; it runs by default on what they trained.
     """
 
     name: str
     summary: str
     options: type[BaseModel]
     build: Callable[[Any, EvaluationContext], Sequence[tuple[str, Attack]]]
+    family: Family = "gradient"
+    informs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
