@@ -38,6 +38,32 @@ class NonFiniteError(ArtExtError, ArithmeticError):
     """The loss became NaN or infinite; names the step and the part."""
 
 
+class StorageError(ArtExtError):
+    """A file that could not be written, mostly for want of space; what was there before stays."""
+
+
+class CheckpointError(ModelError):
+    """A training that cannot go on: its checkpoints are damaged, or are those of another one."""
+
+
+class LostProcessError(ArtExtError):
+    """Another process of a training is gone."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that was told to stop, and did so in good order.
+
+    No `Exception`, so that nothing which puts up with errors on the way swallows it.
+
+    Attributes:
+        exit_code: 128 and the number of the signal, as shells have it.
+    """
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal, self.exit_code = signal, 128 + signal
+
+
 @dataclass(frozen=True)
 class Problem:
     """One reason why ingredients cannot be combined.
