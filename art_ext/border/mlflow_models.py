@@ -25,8 +25,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from art_ext.border.mlflow_upload import impatient, one_line, quiet
+from art_ext.border.mlflow_manners import impatient, one_line, quiet
+from art_ext.border.weights import (
+    ARCHITECTURE,
+    DETECTORS,
+    WEIGHTS,
+    Network,
+    read_network,
+    read_weights,
+    refused,
+    write_weights,
+)
 from art_ext.errors import ModelError
+from art_ext.types import Facts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -34,10 +45,6 @@ if TYPE_CHECKING:
 __all__ = ["Stored", "load_model", "load_stored", "log_model", "save_model"]
 
 FLAVOR = "art_ext"
-WEIGHTS = "weights.safetensors"
-ARCHITECTURE = "architecture.json"
-
-_LARGEST_ARCHITECTURE = 1 << 20  # bytes; it is a page of text
 _MINUTE = 60
 
 _log = logging.getLogger("art_ext.border.mlflow")
@@ -56,6 +63,7 @@ def log_model(
     *,
     name: str = "model",
     tags: Mapping[str, str] | None = None,
+    detectors: Mapping[str, Tensor] | None = None,
 ) -> str:
     """Logs a network as a model of a run and returns its address, `models:/m-...`.
 
@@ -68,6 +76,7 @@ def log_model(
         architecture: of `art_ext.border.timm.architecture`, or None for a network that is not timm's.
         example: a few images, (N, C, H, W).
         recipe: kept with the architecture.
+        detectors: states of the method's detectors, as `NAME/ENTRY`; kept beside the weights.
 
     Raises:
         ModelError: when the weights cannot be stored.
@@ -89,7 +98,7 @@ def log_model(
         try:
             with tempfile.TemporaryDirectory(prefix="art_ext-model-") as folder:
                 place = Path(folder) / "model"
-                _write(place, model, architecture, example, recipe, made, run_id)
+                _write(place, model, architecture, example, recipe, detectors, made, run_id)
                 client.log_model_artifacts(made.model_id, str(place))
             client.finalize_logged_model(made.model_id, "READY")
         except BaseException:
@@ -105,9 +114,10 @@ def save_model(
     architecture: Mapping[str, Any] | None,
     example: npt.NDArray[Any],
     recipe: Mapping[str, Any] | None = None,
+    detectors: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Writes the folder that `log_model` would log; `load_model` takes its path."""
-    _write(Path(folder), model, architecture, example, recipe)
+    _write(Path(folder), model, architecture, example, recipe, detectors)
 
 
 def _write(
@@ -116,6 +126,7 @@ def _write(
     architecture: Mapping[str, Any] | None,
     example: npt.NDArray[Any],
     recipe: Mapping[str, Any] | None,
+    detectors: Mapping[str, Tensor] | None,
     made: Any = None,
     run_id: str | None = None,
 ) -> None:
@@ -141,17 +152,15 @@ def _write(
         )
         folder = _emptied(folder)
         card = Model(**origin)
-    _write_weights(folder / WEIGHTS, still)
-    known = {
-        "schema": 1,
-        "architecture": None if architecture is None else dict(architecture),
-        "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "input_shape": list(images.shape[1:]),
-        "n_classes": int(logits.shape[1]),
-        "recipe": dict(recipe or {}),
-    }
-    (folder / ARCHITECTURE).write_text(json.dumps(known, indent=1, default=str) + "\n")
-    card.add_flavor(FLAVOR, weights=WEIGHTS, architecture=ARCHITECTURE)
+    write_weights(folder / WEIGHTS, still.state_dict())
+    facts = Facts(int(logits.shape[1]), images.shape[1:])
+    known = Network(architecture, facts, recipe or {}, f"{type(model).__module__}.{type(model).__qualname__}")
+    (folder / ARCHITECTURE).write_text(json.dumps(known.as_record(), indent=1, default=str) + "\n")
+    files = {"weights": WEIGHTS, "architecture": ARCHITECTURE}
+    if detectors:
+        write_weights(folder / DETECTORS, detectors)
+        files["detectors"] = DETECTORS
+    card.add_flavor(FLAVOR, **files)
     card.save(str(folder / "MLmodel"))
 
 
@@ -193,17 +202,6 @@ def _requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in ("mlflow", "torch", "numpy")]
 
 
-def _write_weights(path: Path, still: nn.Module) -> None:
-    from safetensors.torch import save_file
-
-    weights = {}
-    for name, value in still.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise ModelError(f"{name} in the network's state is no tensor; safetensors holds tensors only, remove it")
-        weights[name] = value.detach().clone(memory_format=torch.contiguous_format)  # clone: tied weights share memory
-    save_file(weights, str(path))
-
-
 # ------------------------------------------------------------------------------------- loading
 
 
@@ -212,14 +210,12 @@ class Stored:
     """What a logged model holds, as data.
 
     Attributes:
-        architecture: for `art_ext.border.timm.rebuild`, or None for a network that is not timm's.
-        module_class: where the network's class was, for the reader; it is never imported.
+        detectors: states of the method's detectors, as `NAME/ENTRY`.
     """
 
     weights: dict[str, Tensor]
-    architecture: Mapping[str, Any] | None
-    module_class: str
-    recipe: Mapping[str, Any]
+    network: Network
+    detectors: dict[str, Tensor]
 
 
 def load_model(
@@ -252,27 +248,77 @@ def load_model(
                 f"the weights of {address} do not fit the network given ({one_line(error)}); build the same network"
             ) from None
         return into.eval()
-    if stored.architecture is None:
+    if stored.network.architecture is None:
         raise ModelError(
-            f"{address} holds weights of {stored.module_class or 'a network'}, which timm cannot build; "
+            f"{address} holds weights of {stored.network.module_class or 'a network'}, which timm cannot build; "
             "build the network yourself and pass it as load_model(..., into=network)"
         )
     from art_ext.border.timm import rebuild
 
-    return rebuild(stored.architecture, stored.weights, change=change).eval()
+    return rebuild(stored.network.architecture, stored.weights, change=change).eval()
 
 
 def load_stored(address: str, *, uri: str | None = None) -> Stored:
-    """Downloads a logged model and reads its weights and architecture, nothing else; see `load_model`."""
-    with tempfile.TemporaryDirectory() as folder, _downloaded(address, Path(folder), uri) as root:
-        flavor = _flavor(root, address)
-        weights = _read_weights(_inside(root, flavor.get("weights"), address), address)
-        known = _read_architecture(_inside(root, flavor.get("architecture"), address), address)
-    return Stored(weights, known.get("architecture"), str(known.get("class", "")), known.get("recipe") or {})
+    """Downloads a logged model and reads its weights and what they belong to, nothing else; see `load_model`."""
+    with downloaded(address, uri) as root:
+        return read_stored(root, address)
+
+
+def read_stored(root: Path, address: str) -> Stored:
+    """The same for a folder that is here; `address` names it in messages."""
+    flavor = _flavor(root, address)
+    weights = _tensors(_inside(root, flavor.get("weights"), address))
+    network = read_network(_inside(root, flavor.get("architecture"), address), address)
+    detectors = flavor.get("detectors")
+    return Stored(weights, network, {} if detectors is None else _tensors(_inside(root, detectors, address)))
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    found = read_weights(path)
+    if isinstance(found, nn.Module):
+        raise refused(path, "it holds a module")
+    return found
+
+
+def is_ours(root: Path) -> bool:
+    """Whether art_ext logged the model in a folder."""
+    try:
+        _flavor(root, "")
+    except ModelError:
+        return False
+    return True
+
+
+def load_foreign(root: Path, address: str) -> nn.Module:
+    """A network that MLflow's own pytorch flavor logged; THIS RUNS CODE OF THE ARTIFACT, so only where trusted.
+
+    Raises:
+        ModelError: where MLflow cannot load it.
+    """
+    import mlflow.pytorch
+
+    try:
+        module = mlflow.pytorch.load_model(str(root), map_location="cpu")
+    except Exception as error:  # whatever the artifact's own code raises
+        raise ModelError(f"MLflow cannot load {address} as a torch network ({one_line(error)})") from None
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{address} is a {type(module).__name__} and no torch network; it cannot be attacked")
+    return module
 
 
 @contextmanager
-def _downloaded(address: str, folder: Path, uri: str | None) -> Iterator[Path]:
+def downloaded(address: str, uri: str | None) -> Iterator[Path]:
+    """The files of a logged model in a folder that goes afterwards; a folder is taken as it is.
+
+    Raises:
+        ModelError: where it cannot be had.
+    """
+    with tempfile.TemporaryDirectory(prefix="art_ext-model-") as folder, _fetched(address, Path(folder), uri) as root:
+        yield root
+
+
+@contextmanager
+def _fetched(address: str, folder: Path, uri: str | None) -> Iterator[Path]:
     if "://" not in address and ":/" not in address:
         local = Path(address)
         if not local.is_dir():
@@ -324,9 +370,8 @@ def _flavor(root: Path, address: str) -> Mapping[str, Any]:
         card = yaml.safe_load(_inside(root, "MLmodel", address).read_text())
         flavor = card["flavors"][FLAVOR]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
-        raise ModelError(
-            f"{address} was not logged by art_ext: its MLmodel names no {FLAVOR} flavor; "
-            "loading anything else would run code of the artifact"
+        raise refused(
+            f"{address}/MLmodel", f"it was not logged by art_ext: it has no {FLAVOR} flavor, and any other needs MLflow"
         ) from None
     if not isinstance(flavor, dict):
         raise ModelError(f"{address} is damaged: the {FLAVOR} flavor in its MLmodel is no mapping; log the model again")
@@ -341,29 +386,3 @@ def _inside(root: Path, name: object, address: str) -> Path:
     if not path.is_file():
         raise ModelError(f"{address} lacks its file {name}; log the model again")
     return path
-
-
-def _read_weights(path: Path, address: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        weights: dict[str, Tensor] = load_file(str(path))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{address} holds damaged weights ({one_line(error)}); log the model again") from None
-    return {name: value.clone() for name, value in weights.items()}  # the file goes, its mapping must not be used
-
-
-def _read_architecture(path: Path, address: str) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST_ARCHITECTURE:
-            raise ValueError("it is too large")
-        known = json.loads(path.read_text())
-        if not isinstance(known, dict) or known.get("schema") != 1:
-            raise ValueError("its schema is not 1; it needs a newer art_ext")
-        if not isinstance(known.get("architecture"), dict | None):
-            raise ValueError("the architecture is no mapping")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"cannot read the architecture of {address} ({one_line(error)})") from None
-    return known
-

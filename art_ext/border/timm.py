@@ -30,11 +30,14 @@ __all__ = [
     "Standardize",
     "architecture",
     "build_model",
+    "check_layers",
     "check_network",
     "count_parameters",
     "find_head",
+    "published",
     "rebuild",
     "timm_optimizer",
+    "unweighted",
 ]
 
 _MEMORY = "_art_ext_architecture"
@@ -174,6 +177,37 @@ def build_model(
     return model
 
 
+def published(name: str, facts: Facts | None) -> tuple[nn.Module, Facts]:
+    """A network with the weights that timm has of it, from this machine's cache or from where they are published.
+
+    Args:
+        name: with or without the tag of its weights, `resnet18.a1_in1k`.
+        facts: what it is wanted for; None for its own classes and image size.
+
+    Raises:
+        ConfigError: for an unknown name.
+        ModelError: where there are no weights, or they cannot be had.
+    """
+    check_name(name)
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if cfg is None or not cfg.has_weights:
+        raise ModelError(f"timm has no weights of {name}; give a file of weights, and model: {{timm: {name}}}")
+    own = Facts(int(cfg.num_classes), tuple(int(side) for side in cfg.input_size))
+    known = own if facts is None else facts
+    try:
+        model = build_model(
+            name,
+            num_classes=own.n_classes,
+            input_shape=known.input_shape,
+            mean=cfg.mean if known.input_shape[0] == len(cfg.mean) else sum(cfg.mean) / len(cfg.mean),
+            std=cfg.std if known.input_shape[0] == len(cfg.std) else sum(cfg.std) / len(cfg.std),
+            pretrained=True,
+        )
+    except ModelError as error:
+        raise ModelError(f"the weights of {name} cannot be had: {_one_line(error)}") from None
+    return model, Facts(own.n_classes, known.input_shape, known.clip)
+
+
 def check_name(name: str) -> None:
     """Refuses a name that timm's registry does not have; so nothing is ever fetched by name.
 
@@ -305,22 +339,30 @@ def rebuild(
     Raises:
         ModelError: for an architecture that is none, or weights that do not fit it.
     """
-    members, name = architecture.get("members"), architecture.get("name", "the network")
-    if members is not None and not (isinstance(members, list) and all(isinstance(m, Mapping) for m in members)):
-        raise ModelError("the architecture of an ensemble garbles its members; save the network again")
+    name = architecture.get("name", "the network")
     try:
-        model = _unweighted(architecture) if members is None else Ensemble(map(_unweighted, members))
+        model = unweighted(architecture)
         if change is not None:
             model = change(model)
         model.load_state_dict(state_dict)
     except (RuntimeError, ConfigError) as error:
         raise ModelError(f"cannot build {name} again{_elsewhere(architecture)}: {_one_line(error)}") from None
+    check_layers(architecture, model)
+    return model
+
+
+def check_layers(architecture: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuses a network whose modules are of other kinds than those of the network that `architecture` is of.
+
+    Raises:
+        ModelError: naming the network and the likely reason.
+    """
     if architecture.get("layers", _layers(model)) != _layers(model):
         raise ModelError(
-            f"{name} was saved with other layers than it is built with{_elsewhere(architecture)}, so its weights would "
-            "mean something else; pass what its method changed: change=plan.operate"
+            f"{architecture.get('name', 'the network')} was saved with other layers than it is built with"
+            f"{_elsewhere(architecture)}, so its weights would mean something else; give the recipe of the method "
+            "that changed them"
         )
-    return model
 
 
 def _layers(model: nn.Module) -> str:
@@ -329,7 +371,21 @@ def _layers(model: nn.Module) -> str:
     return hashlib.sha256(kinds.encode()).hexdigest()[:16]
 
 
-def _unweighted(architecture: Mapping[str, Any]) -> nn.Module:
+def unweighted(architecture: Mapping[str, Any]) -> nn.Module:
+    """The network of an architecture, with weights of no meaning.
+
+    Raises:
+        ModelError: for an architecture that is none.
+    """
+    members = architecture.get("members")
+    if members is None:
+        return _single(architecture)
+    if not isinstance(members, list) or not all(isinstance(m, Mapping) and "members" not in m for m in members):
+        raise ModelError("the architecture of an ensemble garbles its members; save the network again")
+    return Ensemble(map(_single, members))
+
+
+def _single(architecture: Mapping[str, Any]) -> nn.Module:
     """The network of an architecture that is no ensemble's, with weights of no meaning."""
     try:
         name, kwargs = architecture["name"], dict(architecture["kwargs"])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_ext.border.timm import build_model, count_parameters
+from art_ext.border.timm import count_parameters
 from art_ext.data.augment import augmentation_from
 from art_ext.data.batches import ArrayBatches, split_off
 from art_ext.data.entry import Data, Split
@@ -23,6 +23,7 @@ from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError
 from art_ext.evaluation.suite import Threat, threat_of
 from art_ext.host.manager import Catalogue
+from art_ext.host.models import build_network
 from art_ext.host.recipe import Recipe, Train
 from art_ext.ingredient import Ingredient
 from art_ext.parts.attacks import Attack
@@ -102,24 +103,9 @@ class Job:
 
     def model(self, plan: Plan) -> nn.Module:
         """The network, its weights drawn from the seed, after surgery."""
-        wanted = self.recipe.model
-        if wanted.name is not None:
-            scale = {} if wanted.mean is None else {"mean": wanted.mean, "std": wanted.std}
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.train.seed)
-                built = self.catalogue.model(wanted.name).build(scale | wanted.options, self.facts)
-            return plan.operate(built, self.train.seed)
-        assert wanted.timm is not None
-        model = build_model(
-            wanted.timm,
-            num_classes=self.facts.n_classes,
-            input_shape=self.facts.input_shape,
-            mean=wanted.mean,
-            std=wanted.std,
-            seed=self.train.seed,
-            **wanted.options,
+        return plan.operate(
+            build_network(self.recipe.model, self.facts, self.catalogue, self.train.seed), self.train.seed
         )
-        return plan.operate(model, self.train.seed)
 
     def net(self, plan: Plan) -> Net:
         """The network, with the extras that the plan's parts and the evaluation's attacks read collected.

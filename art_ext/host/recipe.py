@@ -58,6 +58,7 @@ __all__ = [
     "flatten",
     "known_recipes",
     "load_recipe",
+    "recipe_from",
     "to_yaml",
 ]
 
@@ -349,6 +350,12 @@ class Recipe(BaseModel):
         offered = catalogue or self.catalogue()
         return offered.plan(self.ingredients(offered), facts)
 
+    def without_method(self) -> Recipe:
+        """The same recipe without ingredients: what trains the undefended model."""
+        bare = self.model_copy(update={"use": ()})
+        bare._catalogue, bare._marks = self._catalogue, self._marks
+        return bare
+
     def assumed_facts(self) -> Facts:
         """What can be said of the data without opening it; good enough to show or check a plan."""
         size = self.data.size
@@ -448,6 +455,21 @@ def load_recipe(
     data: dict[str, Any] = read.data
     problems = [problem for text in overrides for problem in _override(data, text, marks)]
     data.setdefault("name", "".join(c if c.isalnum() or c in "_.-" else "_" for c in file.stem))
+    return _checked(data, marks, problems, catalogue)
+
+
+def recipe_from(data: Mapping[str, Any], shown: str, *, catalogue: Catalogue | None = None) -> Recipe:
+    """A recipe from plain data, as `Recipe.resolved` gives it; `shown` names where it was found.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    return _checked(dict(data), _Marks(shown), [], catalogue)
+
+
+def _checked(
+    data: dict[str, Any], marks: _Marks, problems: list[tuple[Place, str]], catalogue: Catalogue | None
+) -> Recipe:
     recipe: Recipe | None = None
     try:
         recipe = Recipe.model_validate(data)
