@@ -4,10 +4,11 @@ A plugin is one package with one or more `Ingredient`s, a hook that returns them
 point in the group `art_ext`; see the README for one in twenty lines.
 """
 
+from art_ext.data.corruptions import CORRUPTIONS
 from art_ext.engine.freeze import frozen
 from art_ext.engine.step import Moves, Step
-from art_ext.entries import AttackEntry, EvaluationContext, ModelEntry
-from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, Problem
+from art_ext.entries import AttackEntry, EvaluationContext, Family, ModelEntry
+from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, Problem, unknown
 from art_ext.host.hookspecs import hookimpl
 from art_ext.ingredient import (
     Count,
@@ -50,6 +51,7 @@ from art_ext.plan import Plan, Scores, Update, thresholded_worst_case, worst_cas
 from art_ext.types import Adversarial, Facts, Forward, Outputs, Progress, Rows, View, Views, offer
 
 __all__ = [
+    "CORRUPTIONS",
     "L0",
     "L1",
     "L2",
@@ -75,6 +77,7 @@ __all__ = [
     "EvaluationContext",
     "EveryTarget",
     "Facts",
+    "Family",
     "Forward",
     "GaussianStart",
     "Growing",
@@ -138,6 +141,7 @@ __all__ = [
     "probe",
     "put",
     "thresholded_worst_case",
+    "unknown",
     "warm_up",
     "worst_case",
     "wrong_classes",

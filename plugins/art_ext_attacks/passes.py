@@ -1,0 +1,61 @@
+"""Passes through a network whose results do not depend on how many examples go through at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from art_ext.api import Forward, Outputs, Score
+
+LEAST_ROWS = 8
+"""Matrix kernels add up in another order below a handful of rows; smaller batches repeat their own rows."""
+
+
+def filled(n: int, device: torch.device) -> Tensor | None:
+    """Indices that repeat n rows up to `LEAST_ROWS`, or None where there are enough."""
+    return None if n >= LEAST_ROWS else torch.arange(LEAST_ROWS, device=device) % n
+
+
+def cut(out: Outputs, n: int) -> Outputs:
+    """The first n rows of what a pass gave."""
+    return Outputs(out.logits[:n], {name: value[:n] for name, value in out.extras.items()})
+
+
+@torch.no_grad()
+def look(net: Forward, x: Tensor) -> Outputs:
+    """The outputs for x (N, C, H, W), without a graph."""
+    rows = filled(len(x), x.device)
+    return net(x) if rows is None else cut(net(x[rows]), len(x))
+
+
+def climb(net: Forward, x: Tensor, score: Score) -> tuple[Outputs, Tensor, Tensor]:
+    """Outputs, the score (N,), and its gradient in x (N, C, H, W)."""
+    n, rows = len(x), filled(len(x), x.device)
+    point = (x.clone() if rows is None else x[rows]).requires_grad_()
+    own = score if rows is None else score[rows]
+    with torch.enable_grad():
+        out = net(point)
+        value = own.value(out)
+        (grad,) = torch.autograd.grad(value, point, torch.ones_like(value))
+    out = Outputs(out.logits.detach(), {name: part.detach() for name, part in out.extras.items()})
+    return (out, value.detach(), grad) if rows is None else (cut(out, n), value.detach()[:n], grad[:n])
+
+
+def slopes(net: Forward, x: Tensor, levels: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Values (N, M) of M functions of the logits, and their gradients in x (N, M, C, H, W).
+
+    Args:
+        levels: (logits (n, K), rows (n,) of x that they belong to) to (n, M).
+    """
+    n, rows = len(x), filled(len(x), x.device)
+    at = torch.arange(n, device=x.device) if rows is None else rows
+    point = x[at].requires_grad_()
+    with torch.enable_grad():
+        values = levels(net(point).logits, at)
+        count = values.shape[1]
+        grads = [
+            torch.autograd.grad(values[:, j].sum(), point, retain_graph=j + 1 < count)[0][:n] for j in range(count)
+        ]
+    return values.detach()[:n], torch.stack(grads, 1)
