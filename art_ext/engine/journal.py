@@ -92,7 +92,8 @@ class Journal(Observer):
     """Writes `metrics.jsonl` in a folder: appended to, and on the disk before an epoch counts as over.
 
     Rank 0 writes; on other ranks every event is a no-op. A full disk costs the line and one
-    warning, not the training.
+    warning, not the training. Where a run goes on in its folder, an epoch that the file holds
+    already is not written again: its line has been sent under its time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -101,6 +102,7 @@ class Journal(Observer):
         self._info = RunInfo("")
         self._epoch = 0
         self._step = 0
+        self._written = 0
         self._warned = False
 
     def run_start(self, info: RunInfo) -> None:
@@ -115,6 +117,7 @@ class Journal(Observer):
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _mend(self.path)
+            self._written = self._last_epoch()
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise ConfigError(
@@ -123,7 +126,8 @@ class Journal(Observer):
 
     def epoch_end(self, report: EpochReport) -> None:
         self._epoch, self._step = report.epoch, report.step
-        self._write("epoch", report.metrics, best=report.best)
+        if report.epoch > self._written:
+            self._write("epoch", report.metrics, best=report.best)
 
     def run_end(self, metrics: Mapping[str, float]) -> None:
         self._write("end", metrics)
@@ -132,6 +136,19 @@ class Journal(Observer):
     def run_failed(self, error: BaseException) -> None:
         self._write("failed", {}, error=type(error).__name__)
         self._close()
+
+    def run_killed(self) -> None:
+        self._close()
+
+    def _last_epoch(self) -> int:
+        """Of this run, where the file holds a part of it that did not come to its end."""
+        if not self.path.exists():
+            return 0
+        last = 0
+        for entry in read_journal(self.path):
+            same = (entry.run, entry.role) == (self._info.name, self._info.role)
+            last = 0 if entry.event == "end" or not same else max(last, entry.epoch)
+        return last
 
     def _write(self, event: Event, metrics: Mapping[str, float], best: bool = False, error: str = "") -> None:
         if self._file is None:
