@@ -7,7 +7,6 @@ binomial limits. A figure that is not defined is null, never NaN.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Literal, Self
 from art_ext.errors import DataError
 from art_ext.evaluation.statistics import binomial_interval
 from art_ext.evaluation.threat import Threat
+from art_ext.files import write_atomically
 
 SCHEMA = 1
 FILE, EXAMPLES = "evaluation.json", "examples.parquet"
@@ -260,16 +260,9 @@ class EvaluationRecord(_Part):
 
     def write(self, folder: Path) -> Path:
         """Writes evaluation.json into a folder, whole or not at all."""
-        return write_json(folder / FILE, self.as_record())
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> Path:
-    """Writes a JSON file through a second one beside it, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(data, indent=1, allow_nan=False) + "\n")
-    part.replace(path)
-    return path
+        path = folder / FILE
+        write_atomically(path, json.dumps(self.as_record(), indent=1, allow_nan=False) + "\n")
+        return path
 
 
 def read_evaluation(path: str | Path) -> EvaluationRecord:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,6 +15,7 @@ from art_ext.engine.freeze import Crafter, frozen
 from art_ext.engine.net import Net
 from art_ext.engine.run import in_channels_last
 from art_ext.errors import ConfigError
+from art_ext.evaluation.counting import Counted, Spent
 from art_ext.evaluation.rejection import thresholded_robust_error
 from art_ext.evaluation.statistics import binomial_interval
 from art_ext.evaluation.threat import Threat as Threat
@@ -21,9 +23,9 @@ from art_ext.evaluation.threat import threat_of as threat_of
 from art_ext.parts.attacks import PGD, Attack, for_evaluation
 from art_ext.parts.detectors import Detector, threshold_at
 from art_ext.parts.noise import Keys
-from art_ext.parts.objectives import ce
+from art_ext.parts.objectives import Objective, ce
 from art_ext.plan import Parts, Plan, Scores
-from art_ext.types import Outputs
+from art_ext.types import Forward, Outputs
 
 BATCH = 256
 TPR = 0.99
@@ -85,13 +87,22 @@ class Evaluator:
         images: N images in the clip range.
         y: (N,) class indices.
         seed: of the attacks' noise.
+        spent: where passes are counted.
     """
 
     def __init__(
-        self, net: Net, images: Images, y: Tensor, *, seed: int = 0, device: torch.device | None = None
+        self,
+        net: Net,
+        images: Images,
+        y: Tensor,
+        *,
+        seed: int = 0,
+        device: torch.device | None = None,
+        spent: Spent | None = None,
     ) -> None:
         self.net, self.images, self.y, self.seed = net, images, y.cpu(), seed
         self.device = device or torch.device("cpu")
+        self.spent = spent or Spent()
         self.crafter = Crafter()
         self._clean: Tensor | None = None
 
@@ -99,7 +110,7 @@ class Evaluator:
         """Accuracy on the images as they are."""
         began = time.perf_counter()
         if self._clean is None:
-            parts = (self._batch(index) for index in torch.split(torch.arange(len(self.y)), BATCH))
+            parts = (self.batch(index) for index in torch.split(torch.arange(len(self.y)), BATCH))
             self._clean = torch.cat([self.predict(x).eq(y).cpu() for x, y in parts])
         return Accuracy("clean", self._clean, "none", time.perf_counter() - began)
 
@@ -120,23 +131,39 @@ class Evaluator:
 
     def craft(self, attack: Attack, index: Tensor) -> tuple[Tensor, Tensor]:
         """Adversarial twins of the examples at `index` (n,), and their labels, on the device."""
-        x, y = self._batch(index)
-        with self.crafter(self.net, attack.bn, x) as net:
-            score = (attack.objective or ce).bind(net, x, y)
-            made = attack.craft(net, x, score, Keys(self.seed, 0, index.to(self.device)))
+        x, y = self.batch(index)
+        objective = attack.objective or ce
+        with self._lent(objective, attack, x) as lent:
+            net = Counted(lent, self.spent)
+            made = attack.craft(net, x, objective.bind(net, x, y), Keys(self.seed, 0, index.to(self.device)))
         return made.x, y
+
+    @contextmanager
+    def _lent(self, objective: Objective, attack: Attack, x: Tensor) -> Iterator[Forward]:
+        """The network for crafting: folded where it may be, itself where features are read off its layers."""
+        if "features" in objective.needs:
+            with frozen(self.net, attack.bn), self.net.offering_features():
+                yield self.net
+            return
+        with self.crafter(self.net, attack.bn, x) as net:
+            yield net
 
     def predict(self, x: Tensor) -> Tensor:
         """(n,) predicted classes."""
+        return self.logits(x).argmax(1)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(n, K), of the network itself, in eval mode."""
+        self.spent.forwards += len(x)
         with frozen(self.net), torch.no_grad():
-            return self.net(x).logits.argmax(1)  # type: ignore[no-any-return]
+            return self.net(x).logits  # type: ignore[no-any-return]
 
     def outputs(self, attack: Attack | None = None) -> Outputs:
         """What the network gives for all N images, or for the adversarial twin of each; on the CPU."""
         outs = []
         with self.net.offering_features():
             for index in torch.split(torch.arange(len(self.y)), BATCH):
-                x = self._batch(index)[0] if attack is None else self.craft(attack, index)[0]
+                x = self.batch(index)[0] if attack is None else self.craft(attack, index)[0]
                 with frozen(self.net), torch.no_grad():
                     out: Outputs = self.net(x)
                 outs.append(out)
@@ -153,7 +180,8 @@ class Evaluator:
             rows.append(self.under(name, attack))
         return rows
 
-    def _batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at `index` (n,) and their labels, on the device, as the network takes them."""
         dtype = next((p.dtype for p in self.net.parameters() if p.is_floating_point()), torch.float32)
         return in_channels_last(self.images[index].to(self.device, dtype)), self.y[index].to(self.device)
 

@@ -1,0 +1,258 @@
+"""Which attacks run on a network, in order: those that checks compare, the suite's, and the informed adversary's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from art_ext.entries import AttackEntry, EvaluationContext
+from art_ext.errors import ArtExtError, ConfigError
+from art_ext.evaluation.probes import Averaged, RandomSearch, rescaled_ce
+from art_ext.evaluation.record import Family
+from art_ext.evaluation.suites import Suite, Wanted
+from art_ext.evaluation.threat import Threat
+from art_ext.parts.attacks import PGD, Attack, ZeroStart, for_evaluation
+from art_ext.parts.norms import Norm, norm_named
+from art_ext.parts.objectives import Objective, ce, cw
+from art_ext.plan import Plan
+
+ONE_STEP, MANY_STEPS, MARGIN, RESCALED = "fgsm", "pgd20", "pgd20_margin", "pgd20_rescaled"
+HALF, RANDOM, EFFORT = "half_eps", "random_search", "more_steps"
+STEPS = 20
+WHITE_BOX: tuple[Family, ...] = ("gradient", "informed", "reference")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One attack of an evaluation.
+
+    Attributes:
+        everywhere: on all images that are right when clean; else on those that still stand.
+        of: the ingredient that it is the adaptive attack of.
+    """
+
+    name: str
+    attack: Attack
+    family: Family
+    everywhere: bool = False
+    of: str | None = None
+
+    def bounded(self, threat: Threat) -> bool:
+        """Whether it promises to stay in the threat's ball: by its norm, or because it brings none."""
+        norm = getattr(self.attack, "norm", None)
+        if norm is None:
+            return not hasattr(self.attack, "unbounded")
+        return isinstance(norm, Norm) and norm.name == threat.norm and norm.largest <= threat.eps * (1 + 1e-6)
+
+    @property
+    def cost(self) -> float:
+        """Passes for each image, roughly, for estimates of time."""
+        cost = getattr(self.attack, "cost", None)
+        return float(cost) if isinstance(cost, int | float) else 500.0
+
+
+@dataclass
+class Lineup:
+    """The attacks in order, and what could not be among them.
+
+    Attributes:
+        notes: a sentence for each attack that the suite names and that is not there.
+        missing: ingredients without an adaptive attack, each with the reason.
+        covered: ingredients with the names of the attacks that know them.
+    """
+
+    planned: list[Planned] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    covered: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, new: Planned) -> str:
+        """Adds an attack, once: one that is there already counts for its ingredient too. Returns its name."""
+        for place, old in enumerate(self.planned):
+            if str(old.attack) == str(new.attack):
+                of, everywhere = old.of or new.of, old.everywhere or new.everywhere
+                self.planned[place] = replace(old, of=of, everywhere=everywhere)
+                return old.name
+        taken = {planned.name for planned in self.planned}
+        name, number = new.name, 2
+        while name in taken:
+            name, number = f"{new.name}_{number}", number + 1
+        self.planned.append(replace(new, name=name))
+        return name
+
+    def inform(self, ingredient: str, name: str) -> None:
+        self.covered.setdefault(ingredient, []).append(name)
+
+
+def core(threat: Threat, tries: int, *, random: bool = False) -> list[Planned]:
+    """The attacks that every evaluation runs on all images, since the trust checks compare them.
+
+    Args:
+        tries: of the random search.
+        random: the network's answers vary, so an attack on their mean is added.
+    """
+    ball, clip = threat.ball(), threat.clip
+    pgd = PGD(ball, STEPS, clip=clip)
+    half = replace(pgd, norm=norm_named(threat.norm, threat.eps / 2), objective=cw)
+    one_step = PGD(ball, 1, threat.eps, start=ZeroStart(), clip=clip)
+    found = [
+        Planned(ONE_STEP, for_evaluation(one_step), "gradient", True),
+        Planned(MANY_STEPS, for_evaluation(pgd), "gradient", True),
+        Planned(MARGIN, for_evaluation(pgd, objective=cw), "gradient", True),
+        Planned(RESCALED, for_evaluation(pgd, objective=rescaled_ce), "gradient", True),
+        Planned(HALF, for_evaluation(half), "gradient", True),
+        Planned(RANDOM, RandomSearch(ball, tries, clip), "black-box", True),
+    ]
+    if random:
+        found.append(Planned(f"{MARGIN}_averaged", Averaged(for_evaluation(pgd, objective=cw)), "informed", True))
+    return found
+
+
+def effort(threat: Threat, steps: int, restarts: int) -> list[Planned]:
+    """Far more steps and other restarts, on what stood everything: what an evaluation that is not done would find."""
+    pgd = PGD(threat.ball(), steps, restarts=restarts, clip=threat.clip)
+    margin = replace(pgd, restarts=restarts + 1)  # other noise than any attack before
+    return [
+        Planned(EFFORT, for_evaluation(margin, objective=cw), "gradient"),
+        Planned(f"{EFFORT}_ce", for_evaluation(margin, objective=ce), "gradient"),
+    ]
+
+
+def build_lineup(
+    plan: Plan,
+    threat: Threat,
+    suite: Suite,
+    entries: Mapping[str, AttackEntry],
+    context: EvaluationContext,
+    *,
+    extra: Sequence[tuple[str, Attack]] = (),
+    adaptive: Mapping[str, Sequence[str]] | None = None,
+    random: bool = False,
+) -> Lineup:
+    """The attacks of a suite on what a plan trained.
+
+    Args:
+        entries: the attacks that the plugins offer, by name.
+        extra: attacks that the recipe names itself; they run on all images.
+        adaptive: an ingredient to the names of entries that know it, besides those that say so.
+        random: the network's answers vary.
+    """
+    lineup = Lineup()
+    for planned in core(threat, suite.tries, random=random):
+        lineup.add(planned)
+    for name, attack in extra:
+        lineup.add(Planned(name, attack, "gradient", True))
+    _inform(lineup, plan, threat, suite, entries, context, adaptive or {})
+    for wanted in suite.wanted:
+        _want(lineup, wanted, entries, context)
+    if suite.other_norms:
+        for planned in _other_norms(threat, plan):
+            lineup.add(planned)
+    return lineup
+
+
+def _want(lineup: Lineup, wanted: Wanted, entries: Mapping[str, AttackEntry], context: EvaluationContext) -> None:
+    entry = entries.get(wanted.name)
+    if entry is None:
+        if not wanted.optional:
+            lineup.notes.append(f"the attack {wanted.name} is not installed, so it did not run")
+        return
+    try:
+        built = entry.build(_options(entry, wanted.options), context)
+    except ArtExtError as error:
+        if not wanted.optional:
+            lineup.notes.append(f"the attack {wanted.name} did not run: {error}")
+        return
+    for name, attack in built:
+        lineup.add(Planned(name, attack, entry.family, wanted.everywhere))
+
+
+def _options(entry: AttackEntry, wished: Mapping[str, Any]) -> Any:
+    known = entry.options.model_fields
+    try:
+        return entry.options(**{name: value for name, value in wished.items() if name in known})
+    except ValidationError as error:
+        raise ConfigError(f"its options do not fit ({error.errors()[0]['msg']})") from None
+
+
+def _capped(entry: AttackEntry, caps: Mapping[str, int]) -> Any:
+    """An entry's own defaults, at most the caps."""
+    usual = entry.options()
+    lowered = {
+        name: cap
+        for name, cap in caps.items()
+        if isinstance(getattr(usual, name, None), int) and getattr(usual, name) > cap
+    }
+    return entry.options(**lowered)
+
+
+def _inform(
+    lineup: Lineup,
+    plan: Plan,
+    threat: Threat,
+    suite: Suite,
+    entries: Mapping[str, AttackEntry],
+    context: EvaluationContext,
+    adaptive: Mapping[str, Sequence[str]],
+) -> None:
+    """Each ingredient's adaptive attacks, or why it has none."""
+    parts, steps = plan.compose(), min(suite.caps["steps"], 100)
+    base = PGD(threat.ball(), steps, clip=threat.clip)
+    for used in plan.used:
+        why = ""
+        known = [entry for entry in entries.values() if used in entry.informs or entry.name in adaptive.get(used, ())]
+        for entry in known:
+            try:
+                for name, attack in entry.build(_capped(entry, suite.caps), context):
+                    lineup.inform(used, lineup.add(Planned(name, attack, "informed", of=used)))
+            except (ArtExtError, ValidationError) as error:
+                why = f"its attack {entry.name} did not run: {error}"
+        if plan.owner("criterion") == used:
+            for objective in parts.criterion.adversaries:
+                attack = for_evaluation(base, objective=objective)
+                lineup.inform(used, lineup.add(Planned(f"pgd{steps}_{objective.name}", attack, "informed", of=used)))
+        if plan.owner("attack") == used and (own := own_attack(parts.attack, threat, steps)) is not None:
+            lineup.inform(used, lineup.add(Planned(f"{used}_attack", own, "informed", of=used)))
+        for detector in parts.detectors if plan.owner("detectors") == used else ():
+            if detector.adversaries:
+                lineup.inform(used, f"evading {detector.name}")
+        if used in lineup.covered:
+            continue
+        if used in {owner for owner, _ in plan.surgery} or why:
+            lineup.missing[used] = why or "no installed attack says that it knows this change of the network"
+        else:  # it changes how weights are found and nothing that runs at test time
+            lineup.inform(used, MARGIN)
+
+
+def own_attack(attack: Attack | None, threat: Threat, steps: int) -> PGD | None:
+    """A plan's own crafting as an evaluation's attack: in the threat's ball, of `steps` steps or its own if more."""
+    if not isinstance(attack, PGD):
+        return None
+    return for_evaluation(
+        replace(attack, norm=threat.ball(), steps=max(steps, attack.steps), step_size=None, tau=None), clip=threat.clip
+    )
+
+
+def _other_norms(threat: Threat, plan: Plan) -> list[Planned]:
+    """PGD in the norms that the threat is not stated in, at radii of comparable reach; beside the worst case.
+
+    With D pixels: half the L2 norm of a corner of the L-inf ball, an eighth of its L1 norm, and back.
+    """
+    channels, height, width = plan.facts.input_shape
+    d = channels * height * width
+    corner = {"linf": 1.0, "l2": d**0.5 / 2, "l1": d / 8}
+    if threat.norm not in corner:
+        return []
+    unit = threat.eps / corner[threat.norm]
+    return [
+        Planned(f"pgd100_{name}", for_evaluation(_margin_pgd(norm_named(name, unit * reach), threat)), "gradient", True)
+        for name, reach in corner.items()
+        if name != threat.norm
+    ]
+
+
+def _margin_pgd(ball: Norm, threat: Threat, objective: Objective = cw) -> PGD:
+    return PGD(ball, 100, objective=objective, clip=threat.clip)

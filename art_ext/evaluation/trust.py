@@ -1,0 +1,327 @@
+"""Reasons not to trust a robust accuracy, one function each: pure functions of counts and (N,) bool tensors.
+
+What a check suspects is tested: paired answers by McNemar's exact test, counts against a rate by the
+binomial one. It fails where p < 0.01 after Holm's correction for all checks of the evaluation, and at
+least 2% of the images are concerned. (Athalye, Carlini, Wagner, ICML 2018; Carlini et al., 2019;
+Tramer et al., NeurIPS 2020; Pintor et al., NeurIPS 2022.)
+
+Throughout, N images; `a`, `b`, ... are (N,) bool: the images that an attack changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from art_ext.evaluation.record import Check, Status
+from art_ext.evaluation.statistics import holm, mcnemar
+
+LEVEL = 0.01
+LEAST = 0.02
+"""Share of the images that must be concerned."""
+USUAL = 0.01
+"""A share that may go astray in an honest evaluation."""
+USUAL_GAP = 0.10
+"""Cross-entropy may find this much less than the margin on honest models: 4 to 10 points were measured."""
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """What a check suspects, with its test before the correction.
+
+    Attributes:
+        alarm, calm: the sentence if it holds, and if it does not.
+        p: of the exact test; None where the matter is a fact and not a sample.
+        share: of the images that are concerned.
+        severity: what the status is if it holds.
+        ran: False where something that it needs is not known; `calm` then says what.
+    """
+
+    name: str
+    title: str
+    alarm: str
+    calm: str
+    share: float = 0.0
+    p: float | None = None
+    severity: Literal["fail", "warn"] = "fail"
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    ran: bool = True
+
+
+def judge(suspicions: Sequence[Suspicion]) -> tuple[Check, ...]:
+    """The checks' statuses, with the p-values of all corrected together."""
+    tested = [item for item in suspicions if item.ran and item.p is not None]
+    corrected = dict(zip(map(id, tested), holm([item.p for item in tested if item.p is not None]), strict=True))
+    checks = []
+    for item in suspicions:
+        p = corrected.get(id(item))
+        holds = item.ran and item.share >= LEAST and (p is None or p < LEVEL)
+        status: Status = item.severity if holds else "pass" if item.ran else "not_run"
+        share = item.share if item.ran else None
+        sentence = item.alarm if holds else item.calm
+        checks.append(Check(item.name, item.title, status, sentence, dict(item.evidence), p, share))
+    return tuple(checks)
+
+
+def not_run(name: str, title: str, why: str) -> Suspicion:
+    """A check that could not be made."""
+    return Suspicion(name, title, "", why, ran=False)
+
+
+def more(first: Tensor, second: Tensor) -> tuple[float, float, dict[str, int]]:
+    """How much more the first attack finds than the second: net share, one-sided p, and the discordant counts."""
+    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    counts = {"only_first": only_first, "only_second": only_second, "both": int((first & second).sum())}
+    return (only_first - only_second) / len(first), mcnemar(only_first, only_second), counts
+
+
+def above(count: int, n: int, rate: float) -> float:
+    """P(Bin(n, rate) >= count)."""
+    from scipy.stats import binom
+
+    return float(binom.sf(count - 1, n, rate))
+
+
+def one_step_beats_many(one: Tensor, many: Tensor) -> Suspicion:
+    """An attack of one step finds what the same with many steps does not: the steps follow useless gradients."""
+    share, p, counts = more(one, many)
+    return Suspicion(
+        "one_step",
+        "One step against many",
+        f"one gradient step changes {counts['only_first']} images that 20 steps leave: iterating does not help here",
+        "20 steps find more than one step",
+        share,
+        p,
+        evidence=counts,
+    )
+
+
+def black_box_beats_white_box(black: Tensor, white: Tensor, names: Sequence[str]) -> Suspicion:
+    """Attacks that see only answers find what attacks with gradients do not: the gradients are masked."""
+    share, p, counts = more(black, white)
+    return Suspicion(
+        "black_box",
+        "Black box against white box",
+        f"attacks that see only answers change {counts['only_first']} images that attacks with gradients leave, "
+        f"and miss {counts['only_second']}: the gradients are masked",
+        "attacks with gradients find more than those that see only answers",
+        share,
+        p,
+        evidence={**counts, "attacks": list(names)},
+    )
+
+
+def transfer_beats_white_box(transferred: Tensor, white: Tensor, names: Sequence[str]) -> Suspicion:
+    """Examples made on another network fool this one more than its own gradients do."""
+    share, p, counts = more(transferred, white)
+    return Suspicion(
+        "transfer",
+        "Transfer against white box",
+        f"examples made on another network change {counts['only_first']} images that the network's own gradients "
+        "leave: the gradients are masked",
+        "the network's own gradients find more than examples made on another network",
+        share,
+        p,
+        evidence={**counts, "attacks": list(names)},
+    )
+
+
+def random_beats_gradients(random: Tensor, white: Tensor, tries: int) -> Suspicion:
+    """Random points of the ball are misclassified where gradients find nothing."""
+    share, p, counts = more(random, white)
+    return Suspicion(
+        "random_search",
+        "Random search",
+        f"{tries} random points of the ball change {counts['only_first']} images that gradient attacks leave",
+        f"{tries} random points find nothing that gradient attacks miss beyond chance",
+        share,
+        p,
+        evidence=counts,
+    )
+
+
+def unbounded_survivors(standing: int, n: int, eps: float) -> Suspicion:
+    """Images that stand an attack which may change every pixel at will: the attack fails, not the attacker's reach."""
+    return Suspicion(
+        "unbounded",
+        "Unbounded perturbations",
+        f"{standing} of {n} images stand an attack whose radius {eps:g} allows any image: the attack does not work",
+        f"with the radius {eps:g}, which allows any image, the attack changes all but {standing} of {n} images",
+        standing / n if n else 0.0,
+        above(standing, n, USUAL) if n else 1.0,
+        evidence={"standing": standing, "n": n, "eps": eps},
+    )
+
+
+def smaller_ball_beats_larger(half: Tensor, full: Tensor) -> Suspicion:
+    """The same attack finds more in half the ball, which the whole ball holds."""
+    share, p, counts = more(half, full)
+    return Suspicion(
+        "eps_order",
+        "Accuracy falls with eps",
+        f"with half of eps the attack changes {counts['only_first']} images that it leaves with all of eps",
+        "a larger eps finds more",
+        share,
+        p,
+        evidence=counts,
+    )
+
+
+def no_gradients(zero: int, n: int, cut: bool) -> Suspicion:
+    """The gradient of the margin, which no softmax saturates, is exactly zero at random points of the ball."""
+    how = "no gradient reaches the image at all" if cut else "the gradient is exactly zero"
+    return Suspicion(
+        "zero_gradients",
+        "Gradients that are zero",
+        f"at {zero} of {n} random points {how}: something is not differentiable (rounding, a detached step), "
+        "and attacks with gradients see nothing",
+        "the margin has a gradient everywhere",
+        zero / n if n else 0.0,
+        above(zero, n, USUAL) if n else 1.0,
+        evidence={"zero": zero, "n": n, "cut": cut},
+    )
+
+
+def saturated_logits(rescaled: Tensor, plain: Tensor, vanished: float, largest_gap: float) -> Suspicion:
+    """Cross-entropy finds more once the logits are made smaller: they saturate the softmax.
+
+    Args:
+        rescaled: changed by PGD on the cross-entropy of logits whose gap is at most 10. plain: of logits as they are.
+        vanished: share of images on which the gradient of cross-entropy is too small for a step.
+        largest_gap: median difference of the two largest logits.
+    """
+    share, p, counts = more(rescaled, plain)
+    return Suspicion(
+        "saturated_logits",
+        "Saturated logits",
+        f"cross-entropy changes {counts['only_first']} images more once the logits (median gap {largest_gap:.3g}) are "
+        f"made smaller; its gradient vanishes on {vanished:.0%} of the images: figures by cross-entropy overstate",
+        f"making the logits smaller (median gap {largest_gap:.3g}) does not help cross-entropy",
+        share,
+        p,
+        evidence={**counts, "vanished": vanished, "median_gap": largest_gap},
+    )
+
+
+def losses_disagree(margin: Tensor, plain: Tensor) -> Suspicion:
+    """The margin finds far more than cross-entropy, beyond what honest models show."""
+    share, _, counts = more(margin, plain)
+    n = len(margin)
+    return Suspicion(
+        "losses",
+        "Cross-entropy against margin",
+        f"the margin changes {share:.1%} more of the images than cross-entropy; honest models show up to "
+        f"{USUAL_GAP:.0%}: figures by cross-entropy overstate",
+        f"the margin finds {share:.1%} more than cross-entropy, as on honest models (up to {USUAL_GAP:.0%}); "
+        "cross-entropy alone is a weak attack",
+        share,
+        above(max(0, counts["only_first"] - counts["only_second"]), n, USUAL_GAP),
+        evidence={**counts, "usual": USUAL_GAP},
+    )
+
+
+def more_effort_finds(found: int, n: int, effort: str) -> Suspicion:
+    """More steps and restarts still change images that everything before left."""
+    return Suspicion(
+        "more_effort",
+        "More steps and restarts",
+        f"{effort} changes {found} images that all attacks before left: the search is not done",
+        f"{effort} changes {found} further images of {n}",
+        found / n,
+        mcnemar(found, 0),
+        evidence={"found": found, "n": n},
+    )
+
+
+def answers_vary(varied: int, n: int, largest: float) -> Suspicion:
+    """The same image, asked twice, gets different answers."""
+    return Suspicion(
+        "random_answers",
+        "Same image, same answer",
+        f"{varied} of {n} images get other logits when asked twice (by up to {largest:.2g} of their range): the network "
+        "is random, and a single try of an attack understates the attacker",
+        "the same image gets the same answer",
+        varied / n if n else 0.0,
+        above(varied, n, USUAL / 10) if n else 1.0,
+        evidence={"varied": varied, "n": n, "largest": largest},
+    )
+
+
+def batch_matters(varied: int, n: int, largest: float) -> Suspicion:
+    """An image's answer depends on the others in its batch."""
+    return Suspicion(
+        "batch",
+        "Answers do not depend on the batch",
+        f"{varied} of {n} images get other logits in other company (by up to {largest:.2g} of their range): "
+        "normalisation is in training mode, or images are compared with one another",
+        "an image's answer does not depend on the others in its batch",
+        varied / n if n else 0.0,
+        above(varied, n, USUAL / 10) if n else 1.0,
+        evidence={"varied": varied, "n": n, "largest": largest},
+    )
+
+
+def seen_before(found: Mapping[str, int], n: int) -> Suspicion:
+    """Images that the network was trained on, or chosen by, are among those it is judged on.
+
+    Args:
+        found: a part ("training", "selection") to how many of the n images are in it, pixel by pixel.
+    """
+    title = "Images it has not seen"
+    if not found:
+        return not_run("seen_data", title, "not known which images it was trained on, so overlap was not looked for")
+    worst = max(found.values())
+    where = ", ".join(f"{count} in the {part} data" for part, count in found.items())
+    return Suspicion(
+        "seen_data",
+        title,
+        f"of {n} images, pixel by pixel, {where}: the figures say how well it remembers",
+        f"of {n} images, pixel by pixel, {where}",
+        worst / n,
+        above(worst, n, USUAL),
+        evidence=dict(found),
+    )
+
+
+def adaptive_attacks(
+    covered: Mapping[str, Sequence[str]], missing: Mapping[str, str], *, known: bool
+) -> Suspicion:
+    """Every ingredient of the recipe was attacked by someone who knows it."""
+    title = "An attacker who knows the defence"
+    if not known:
+        return not_run(
+            "adaptive",
+            title,
+            "the recipe is not known, so no attack was made for this defence; give it with --recipe if there is one",
+        )
+    why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    names = {name: list(attacks) for name, attacks in covered.items()}
+    calm = "; ".join(f"{name} by {', '.join(attacks)}" for name, attacks in names.items())
+    return Suspicion(
+        "adaptive",
+        title,
+        f"adaptive attack missing for {why}",
+        f"attacked by someone who knows {calm}" if calm else "there is no defence to know",
+        1.0 if missing else 0.0,
+        evidence={"covered": names, "missing": dict(missing)},
+    )
+
+
+def clean_accuracy_low(right: int, n: int, n_classes: int) -> Suspicion:
+    """It is hardly right on clean images: the labels, their order or the range of the pixels may be wrong."""
+    from art_ext.evaluation.statistics import binomial_interval
+
+    low = binomial_interval(right, n)[1] < min(0.5, 2 / n_classes)
+    return Suspicion(
+        "clean",
+        "Clean accuracy",
+        f"only {right} of {n} clean images are right: are the labels, their order and the range of the pixels those "
+        "that it was trained with?",
+        f"{right} of {n} clean images are right",
+        1.0 if low else 0.0,
+        severity="warn",
+        evidence={"right": right, "n": n},
+    )
