@@ -37,12 +37,13 @@ from art_ext.border.weights import (
     write_weights,
 )
 from art_ext.errors import ModelError
+from art_ext.files import PART
 from art_ext.types import Facts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Stored", "load_model", "load_stored", "log_model", "save_model"]
+__all__ = ["Stored", "load_model", "load_stored", "save_model"]
 
 FLAVOR = "art_ext"
 _MINUTE = 60
@@ -53,61 +54,6 @@ _log = logging.getLogger("art_ext.border.mlflow")
 # -------------------------------------------------------------------------------------- saving
 
 
-def log_model(
-    uri: str,
-    run_id: str,
-    model: nn.Module,
-    architecture: Mapping[str, Any] | None,
-    example: npt.NDArray[Any],
-    recipe: Mapping[str, Any] | None = None,
-    *,
-    name: str = "model",
-    tags: Mapping[str, str] | None = None,
-    detectors: Mapping[str, Tensor] | None = None,
-) -> str:
-    """Logs a network as a model of a run and returns its address, `models:/m-...`.
-
-    Works through MLflow's client alone: neither the active run nor the tracking URI of the process
-    is used or changed.
-
-    Args:
-        uri: the tracking store or server; see `resolve_tracking`.
-        model: maps pixels (N, C, H, W) to logits (N, K).
-        architecture: of `art_ext.border.timm.architecture`, or None for a network that is not timm's.
-        example: a few images, (N, C, H, W).
-        recipe: kept with the architecture.
-        detectors: states of the method's detectors, as `NAME/ENTRY`; kept beside the weights.
-
-    Raises:
-        ModelError: when the weights cannot be stored.
-        mlflow.exceptions.MlflowException: when the store cannot be reached.
-    """
-    with impatient(_MINUTE, retries=2), quiet():
-        from mlflow import MlflowClient
-        from mlflow.entities import LoggedModelOutput
-
-        client = MlflowClient(tracking_uri=uri)
-        run = client.get_run(run_id)
-        made = client.create_logged_model(
-            run.info.experiment_id,
-            name=name,
-            source_run_id=run_id,
-            params={key: value for key, value in run.data.params.items() if value},
-            tags=dict(tags or {}),
-        )
-        try:
-            with tempfile.TemporaryDirectory(prefix="art_ext-model-") as folder:
-                place = Path(folder) / "model"
-                _write(place, model, architecture, example, recipe, detectors, made, run_id)
-                client.log_model_artifacts(made.model_id, str(place))
-            client.finalize_logged_model(made.model_id, "READY")
-        except BaseException:
-            client.finalize_logged_model(made.model_id, "FAILED")
-            raise
-        client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
-    return f"models:/{made.model_id}"
-
-
 def save_model(
     folder: Path,
     model: nn.Module,
@@ -116,8 +62,25 @@ def save_model(
     recipe: Mapping[str, Any] | None = None,
     detectors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes the folder that `log_model` would log; `load_model` takes its path."""
-    _write(Path(folder), model, architecture, example, recipe, detectors)
+    """Writes a network as a folder that MLflow serves and `load_model` reads, whole or not at all.
+
+    Args:
+        model: maps pixels (N, C, H, W) to logits (N, K).
+        architecture: of `art_ext.border.timm.architecture`, or None for a network that is not timm's.
+        example: a few images, (N, C, H, W).
+        recipe: kept with the architecture.
+        detectors: states of the method's detectors, as `NAME/ENTRY`; kept beside the weights.
+
+    Raises:
+        ModelError: when the weights cannot be stored.
+    """
+    part = _emptied(Path(f"{folder}{PART}"))
+    try:
+        _write(part, model, architecture, example, recipe, detectors)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(
@@ -127,8 +90,6 @@ def _write(
     example: npt.NDArray[Any],
     recipe: Mapping[str, Any] | None,
     detectors: Mapping[str, Tensor] | None,
-    made: Any = None,
-    run_id: str | None = None,
 ) -> None:
     from mlflow.models import Model
 
@@ -138,10 +99,7 @@ def _write(
     still = copy.deepcopy(model).cpu().eval()
     with torch.no_grad():
         logits = still(torch.from_numpy(images)).numpy()
-    origin: dict[str, Any] = {"run_id": run_id}
-    if made is not None:
-        origin |= {"artifact_path": made.artifact_location, "model_uuid": made.model_id, "model_id": made.model_id}
-    card = Model(**origin)
+    card = Model()
     try:
         _write_graph(folder, card, still, images, logits)
     except Exception as error:
@@ -151,7 +109,7 @@ def _write(
             one_line(error),
         )
         folder = _emptied(folder)
-        card = Model(**origin)
+        card = Model()
     write_weights(folder / WEIGHTS, still.state_dict())
     facts = Facts(int(logits.shape[1]), images.shape[1:])
     known = Network(architecture, facts, recipe or {}, f"{type(model).__module__}.{type(model).__qualname__}")
