@@ -241,8 +241,8 @@ def answers_vary(varied: int, n: int, largest: float) -> Suspicion:
     return Suspicion(
         "random_answers",
         "Same image, same answer",
-        f"{varied} of {n} images get other logits when asked twice (by up to {largest:.2g} of their range): the network "
-        "is random, and a single try of an attack understates the attacker",
+        f"{varied} of {n} images get other logits when asked twice (by up to {largest:.2g} of their range): "
+        "the network is random, and a single try of an attack understates the attacker",
         "the same image gets the same answer",
         varied / n if n else 0.0,
         above(varied, n, USUAL / 10) if n else 1.0,

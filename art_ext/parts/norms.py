@@ -13,7 +13,7 @@ from torch import Tensor
 
 from art_ext.errors import ConfigError, unknown
 from art_ext.parts.noise import Keys
-from art_ext.parts.ranges import Growing, Uniform, largest
+from art_ext.parts.ranges import Growing, Listed, Uniform, largest
 from art_ext.types import Progress
 
 Eps = float | Tensor
@@ -64,7 +64,7 @@ class Norm:
         ConfigError: unless eps > 0.
     """
 
-    eps: float | Uniform | Growing
+    eps: float | Uniform | Growing | Listed
     name: ClassVar[str]
     order: ClassVar[float]
     skips_saturated: ClassVar[bool] = False
@@ -85,7 +85,7 @@ class Norm:
     def radius(self, keys: Keys, like: Tensor) -> Eps:
         """The radius of each example: eps itself at its full size, or (N, 1, 1, 1) draws from its range."""
         eps = self.eps.full if isinstance(self.eps, Growing) else self.eps
-        if isinstance(eps, Uniform):
+        if isinstance(eps, Uniform | Listed):
             return per_example(eps.draw(keys)).to(like.dtype)
         return eps
 
@@ -99,6 +99,10 @@ class Norm:
     def steepest(self, grad: Tensor) -> Tensor:
         """The unit step of steepest ascent in this norm; zero where the gradient is zero."""
         raise NotImplementedError
+
+    def usual_step(self, eps: Eps, steps: int) -> Eps:
+        """The step size where none is given: the run can cross the ball and come back a little."""
+        return 2.5 * eps / steps
 
     def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
         """One random point of the ball per example."""
@@ -176,13 +180,12 @@ class L1(Norm):
 class L0(Norm):
     """At most `eps` pixels changed, each in all its channels (Croce and Hein, ICCV 2019, section 3).
 
-    A step moves the average coordinate by the step size, in proportion to its gradient, so that the
-    pixels kept by the projection can still change places.
+    A step moves the average coordinate by the step size, in proportion to its gradient; pixels that
+    touch the box count with what they would have become, so that the largest gradients stay.
     """
 
     name = "l0"
     order = 0.0
-    skips_saturated = True
 
     def of(self, delta: Tensor) -> Tensor:
         """(N,) how many pixels are changed."""
@@ -195,6 +198,10 @@ class L0(Norm):
         kept = rank < torch.as_tensor(eps, dtype=delta.dtype, device=delta.device).reshape(-1, 1)
         return delta * kept.reshape(len(delta), 1, *delta.shape[2:])
 
+    def usual_step(self, eps: Eps, steps: int) -> Eps:
+        """Large, whatever eps: a new pixel must get ahead of those that were kept, in one step; in a range of 1."""
+        return 0.5
+
     def steepest(self, grad: Tensor) -> Tensor:
         return grad / per_example(grad.abs().flatten(1).mean(1)).clamp(min=TINY)
 
@@ -206,7 +213,7 @@ class L0(Norm):
 NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2, L1, L0)}
 
 
-def norm_named(name: str, eps: float | Uniform) -> Norm:
+def norm_named(name: str, eps: float | Uniform | Listed) -> Norm:
     """The norm that recipes call `name`."""
     if name not in NORMS:
         raise ConfigError(unknown("norm", name, NORMS))

@@ -44,6 +44,20 @@ class Uniform:
         return f"U[{self.low:g}, {self.high:g}] per {self.per}"
 
 
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """A number for each example, looked up by its index: (N,) values, all above 0."""
+
+    values: Tensor
+
+    def draw(self, keys: Keys) -> Tensor:
+        """(n,) the values of the examples that the keys are of."""
+        return self.values.to(keys.index.device)[keys.index]
+
+    def __str__(self) -> str:
+        return "one for each image"
+
+
 def warm_up(epoch: float, epochs: float) -> float:
     """min((epoch + 1) / epochs, 1), with epoch a real number: a linear rise that ends at 1 (Pang et al., ICLR 2021).
 
@@ -73,8 +87,10 @@ class Growing:
         return f"{full} after {self.epochs:g} epochs"
 
 
-def largest(value: float | Uniform | Growing) -> float:
+def largest(value: float | Uniform | Growing | Listed) -> float:
     """The upper end of a number or range, at its full size: what an evaluation must cover."""
+    if isinstance(value, Listed):
+        return float(value.values.max())
     if isinstance(value, Growing):
         value = value.full
     return value.high if isinstance(value, Uniform) else value
