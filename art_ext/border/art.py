@@ -206,11 +206,12 @@ class RecipeTrainer(Trainer):
             NonFiniteError: naming the step and the part of the loss.
         """
         self._refuse(unknown_options, "fit")
-        view = self._view()
         self._check_run(nb_epochs, batch_size)
-        images, labels = self._data(view, x, y, "", training=True)
+        facts = ClassifierView(self._classifier, type(self)).facts
+        images, labels = self._data(facts, x, y, "", training=True)
+        held_out = None if validation_data is None else self._data(facts, *validation_data, "validation ")
+        view = self._view()
         batches = ArrayBatches(images, labels, batch_size, self.seed, view.device)
-        held_out = None if validation_data is None else self._data(view, *validation_data, "validation ")
         self._run(view, batches, nb_epochs, scheduler, held_out)
 
     def fit_generator(
@@ -218,8 +219,8 @@ class RecipeTrainer(Trainer):
     ) -> None:
         """Trains on an ART `DataGenerator`; one epoch is ceil(size / batch_size) batches."""
         self._refuse(unknown_options, "fit_generator")
-        view = self._view()
         self._check_run(nb_epochs, 1)
+        view = self._view()
         batches = GeneratorBatches(generator, view.device, view.facts.n_classes)
         self._run(view, batches, nb_epochs, scheduler, None)
 
@@ -311,10 +312,9 @@ class RecipeTrainer(Trainer):
         return {f"{i.name}.{field}": value for i in self.ingredients for field, value in i}
 
     def _data(
-        self, view: ClassifierView, x: Any, y: Any, word: str, *, training: bool = False
+        self, facts: Facts, x: Any, y: Any, word: str, *, training: bool = False
     ) -> tuple[Any, Tensor]:
         x = x if isinstance(x, Tensor | np.ndarray) else np.asarray(x)
-        facts = view.facts
         check_images(x, facts.clip, f"{word}x")
         if tuple(x.shape[1:]) != facts.input_shape:
             raise wrong_shape(x, facts, f"{word}x")
@@ -492,15 +492,19 @@ class MethodAttack(EvasionAttack):
     """
 
     ingredient: ClassVar[type[Ingredient]]
-    attack_params: ClassVar[list[str]] = [*EvasionAttack.attack_params, "targeted", "batch_size", "seed", "verbose"]
+    own_params: ClassVar[tuple[str, ...]] = (*EvasionAttack.attack_params, "targeted", "batch_size", "seed", "verbose")
+    """Options of the class, which are no fields of an ingredient."""
+    attack_params: ClassVar[list[str]] = [*own_params]
+    takes_mask: ClassVar[bool] = True
     _estimator_requirements = (PyTorchClassifier,)
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, bounded: bool = True, **kwargs: Any) -> None:
+        """`bounded=False` is for an attack without a ball: norm, eps and their like are refused, not ignored."""
         super().__init_subclass__(**kwargs)
         names = [*cls.ingredient.model_fields]
-        if "eps" not in names:
+        if bounded and "eps" not in names:
             names += [name for name in PGDOptions.model_fields if name not in names]
-        cls.attack_params = [*MethodAttack.attack_params, *names]
+        cls.attack_params = [*cls.own_params, *names]
 
     def __init__(
         self,
@@ -529,15 +533,21 @@ class MethodAttack(EvasionAttack):
 
     def set_params(self, **kwargs: Any) -> None:
         """Changes options; an unknown name raises ValueError, with a suggestion."""
-        own = {name: kwargs.pop(name) for name in list(kwargs) if name in MethodAttack.attack_params}
         for name in kwargs:
             if name not in self.attack_params:
                 raise ConfigError(unknown(f"option of {type(self).__name__}", name, self.attack_params))
-        for name, value in own.items():
-            setattr(self, name, value)
-        if kwargs:
-            self._configure({**self._given, **kwargs})
-        self._check_params()
+        own = {name: kwargs.pop(name) for name in list(kwargs) if name in self.own_params}
+        before = {name: getattr(self, name) for name in own}
+        try:
+            for name, value in own.items():
+                setattr(self, name, value)
+            self._check_params()
+            if kwargs:
+                self._configure({**self._given, **kwargs})
+        except ConfigError:
+            for name, value in before.items():
+                setattr(self, name, value)
+            raise
 
     def generate(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
         """Adversarial examples, shaped as x, float32, within the clip values.
@@ -623,7 +633,7 @@ class MethodAttack(EvasionAttack):
             raise ConfigError("; ".join(explain(error, self.ingredient.name, PGDOptions))) from None
         self._given, self._ingredient, self._pgd = dict(fields), ingredient, options
         for name in self.attack_params:
-            if name not in MethodAttack.attack_params:
+            if name not in self.own_params:
                 setattr(self, name, getattr(ingredient if name in known else options, name))
 
     def _check_params(self) -> None:

@@ -66,7 +66,7 @@ class FAT(Ingredient):
     milestones: Annotated[
         tuple[NonNegative, ...],
         Field(description="epochs from which tau is one more: of 120; around trades 30, 50, 70 of 85"),
-    ] = (50, 90)
+    ] = (50.0, 90.0)
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Annotated[Radius, Field(description="radius in clip-value units; 0.031 in the paper, not 8/255")] = 0.031
     steps: Count = 10

@@ -29,12 +29,16 @@ class CATAttack(MethodAttack):
     """
 
     ingredient = CAT
+    own_params = (*MethodAttack.own_params, "mask_network")
 
     def __init__(self, estimator: Any, *, mask_network: nn.Module | None = None, **fields: Any) -> None:
-        if mask_network is not None and not isinstance(mask_network, nn.Module):
-            raise ConfigError(f"mask_network is a torch module, as CATTrainer.mask_network, got {mask_network!r}")
         self.mask_network = mask_network
         super().__init__(estimator, **fields)
+
+    def _check_params(self) -> None:
+        super()._check_params()
+        if self.mask_network is not None and not isinstance(self.mask_network, nn.Module):
+            raise ConfigError(f"mask_network is a torch module, as CATTrainer.mask_network, got {self.mask_network!r}")
 
     def attack(self, facts: Facts) -> Attack:
         """The inner attack as an evaluation runs it, or, for calibrated examples, as training does."""

@@ -1,6 +1,7 @@
 """CCAT as ART knows trainers, attacks and detectors."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +23,7 @@ class PGDConf(Ingredient, PGDConfSettings):
 
     name = "pgd_conf"
     paper = CCAT.paper
+    trial: ClassVar[Mapping[str, object]] = {"steps": 3, "restarts": 2}
 
     norm: NormName = "linf"
     eps: Annotated[Positive, Field(description="radius in clip-value units")] = 0.03

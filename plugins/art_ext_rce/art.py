@@ -1,5 +1,10 @@
 """RCE and the attacks of its paper as ART knows trainers and attacks."""
 
+from __future__ import annotations
+
+import numpy as np
+from art.estimators.classification import PyTorchClassifier
+
 from art_ext.border.art import MethodAttack, MethodTrainer
 from art_ext.border.art_detectors import ScoreDetector
 from art_ext_rce.attacks import CWHighConfidence, CWWhiteBox, EvadeDetectors
@@ -25,30 +30,32 @@ class RCEAttack(MethodAttack):
     ingredient = RCE
 
 
-def unbounded(attack: type[MethodAttack]) -> type[MethodAttack]:
-    """For an attack without a ball: norm, eps and their like are refused, not ignored."""
-    attack.attack_params = [*MethodAttack.attack_params, *attack.ingredient.model_fields]
-    return attack
-
-
-@unbounded
-class CWHighConfidenceAttack(MethodAttack):
+class CWHighConfidenceAttack(MethodAttack, bounded=False):
     """C&W-hc: `CWHighConfidenceAttack(classifier, confidence=10, steps=1000).generate(x, y)`."""
 
     ingredient = CWHighConfidence
 
 
-@unbounded
-class CWWhiteBoxAttack(MethodAttack):
+class CWWhiteBoxAttack(MethodAttack, bounded=False):
     """C&W-wb: `CWWhiteBoxAttack(classifier, detector=fitted).generate(x, y)`."""
 
     ingredient = CWWhiteBox
+
+    @classmethod
+    def example(cls, estimator: PyTorchClassifier) -> CWWhiteBoxAttack:
+        """A small one, against K-density fitted on noise."""
+        return cls(estimator, detector=fitted_on_noise(estimator).detector, steps=4, search_steps=2)
 
 
 class EvadeDetectorsAttack(MethodAttack):
     """PGD against calibrated detectors: `EvadeDetectorsAttack(classifier, detectors=(d,), eps=0.15)`."""
 
     ingredient = EvadeDetectors
+
+    @classmethod
+    def example(cls, estimator: PyTorchClassifier) -> EvadeDetectorsAttack:
+        """A small one, against K-density fitted on noise."""
+        return cls(estimator, detectors=(fitted_on_noise(estimator).detector,), steps=4)
 
 
 class ConfidenceDetector(ScoreDetector):
@@ -80,3 +87,12 @@ class LIDDetector(ScoreDetector):
 
     score = LID
     usual_tpr = TPR
+
+
+def fitted_on_noise(classifier: PyTorchClassifier) -> KDensityDetector:
+    """K-density that knows 64 images of noise, labelled as the classifier takes them: for trying out attacks on it."""
+    detector = KDensityDetector(classifier, sigma2="median")
+    low, high = classifier.clip_values
+    x = np.random.default_rng(0).uniform(low, high, (64, *classifier.input_shape)).astype(np.float32)
+    detector.fit(x, classifier.predict(x).argmax(1))
+    return detector

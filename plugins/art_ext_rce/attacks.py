@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,6 +42,7 @@ class CWHighConfidence(Ingredient):
 
     name = "cw_hc"
     paper = CW_PAPER
+    trial: ClassVar[Mapping[str, object]] = {"confidence": 0.1, "steps": 10, "search_steps": 2}
 
     confidence: NonNegative = 10.0
     steps: Annotated[Count, Field(description="of each search; they end early where the loss rests")] = 10_000

@@ -1,17 +1,11 @@
-"""Contract checks for ingredients, a stranger's as well as ours: alone, in pairs, in any combination.
-
-`check_ingredient(MyIngredient)` in a plugin's own tests says in one line what is wrong;
-`python -m art_ext.testing docs/combinations.md` tries every pair of what is installed and writes the table.
-"""
+"""What every ingredient must do: alone, in pairs, in any combination."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -217,17 +211,3 @@ def _mark(pair: Pair | None) -> str:
     if pair is None:
         return ""
     return "." if pair.refused else "=" if pair.idle else "+"
-
-
-def main(path: str) -> None:
-    """Tries all pairs of the installed ingredients and writes the table."""
-    from art_ext.host.manager import default_manager
-
-    torch.set_num_threads(1)
-    kinds = default_manager().catalogue.ingredients
-    ingredients = [trial_of(kinds[name]) for name in sorted(kinds)]
-    Path(path).write_text(as_markdown(ingredients, try_all(ingredients)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
