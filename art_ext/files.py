@@ -19,7 +19,7 @@ PART = ".part"
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
+def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Writes a file, with its folder; a crash or a full disk leaves the one before it as it was.
 
     Args:
@@ -29,7 +29,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         StorageError: in one line, what could not be written and what to free.
     """
     data = content.encode() if isinstance(content, str) else content
-    with replacing(path, size=len(data)) as part:
+    with replacing(path, size=memoryview(data).nbytes) as part:
         part.write_bytes(data)
 
 

@@ -41,7 +41,8 @@ class Update(Protocol):
         recrafts (False): it moves the weights and then attacks them anew, within one batch.
         holds_craft (False): it needs the batch's one craft from before the update inside it to after
             that; so nothing inside it may recraft.
-    One that keeps state from batch to batch has `state_dict()` and `load_state_dict(state)`.
+    One that keeps state from batch to batch has `state_dict()` and `load_state_dict(state)`; where
+    each process has a state of its own, `per_rank` is True.
     One that averages the weights has `averaged(net)`, a context in which the net has the averages and
     after which it has its own weights again; the net is judged there, and ends with them.
     """
@@ -149,6 +150,8 @@ class Parts:
     selection: Selection
     attack: Attack | None = None
     detectors: tuple[Detector, ...] = ()
+    layers: tuple[tuple[str, Update], ...] = ()
+    """What the update is made of, from the innermost out, each with its owner."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -350,7 +353,9 @@ class Plan:
         if attack is not None and attack.objective is of_criterion:
             slots["attack"] = replace(attack, objective=slots["criterion"].adversaries[0])
         known = {f.name for f in fields(Parts)}
-        return Parts(**{k: v for k, v in slots.items() if k in known and k != "update"}, update=self.wraps()[-1][1])
+        layers = tuple(self.wraps())
+        kept = {slot: part for slot, part in slots.items() if slot in known and slot != "update"}
+        return Parts(**kept, update=layers[-1][1], layers=layers)
 
     def warmup_epochs(self) -> int:
         """Epochs before the last phase ends; they are left out of the choice of the best epoch."""

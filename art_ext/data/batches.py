@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -63,8 +63,11 @@ class Batches(Protocol):
     def per_epoch(self) -> int:
         """Batches in an epoch; the same on every rank and for every number of ranks."""
 
-    def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """This rank's share of every batch of epoch `number`, which counts from 0."""
+    def epoch(self, number: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
+        """This rank's rows of the batches of epoch `number`, from batch `first` on; both count from 0."""
+
+    def weight(self, batch: int, rank: int, world: int) -> float:
+        """A rank's rows of a batch, over the mean of all ranks' rows of it: 1 where all have as many."""
 
 
 def cuts(n: int, batch_size: int, world: int = 1) -> list[int]:
@@ -128,8 +131,8 @@ class ArrayBatches:
         generator = torch.Generator().manual_seed(mix_int(self.seed, number))
         return torch.randperm(self.n, generator=generator)
 
-    def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """This rank's rows, rank::world, of each batch.
+    def epoch(self, number: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
+        """This rank's rows, rank::world, of each batch from batch `first` on.
 
         Raises:
             ConfigError: if a batch, or the whole set, has fewer rows than there are ranks.
@@ -141,7 +144,8 @@ class ArrayBatches:
                 f"{min(self.batch_size, self.n)} rows in a batch cannot be shared by {world} ranks; "
                 "raise batch_size or use fewer ranks"
             )
-        shares = [slice(a + rank, b, world) for a, b in pairwise(cuts(self.n, self.batch_size, world))]
+        edges = pairwise(cuts(self.n, self.batch_size, world))
+        shares = [slice(a + rank, b, world) for a, b in edges][first:]
         order = self.order(number)
         there, here = order.to(self.device), order.to(self._source)
 
@@ -155,6 +159,12 @@ class ArrayBatches:
             for augmentation in self.augment:
                 x = augmentation(x, keys)
             yield Batch(x, self.y[index], index)
+
+    def weight(self, batch: int, rank: int, world: int) -> float:
+        """A rank's rows of a batch, over the mean of all ranks' rows of it."""
+        edges = cuts(self.n, self.batch_size, world)
+        rows = edges[batch + 1] - edges[batch]
+        return len(range(rank, rows, world)) * world / rows
 
 
 class StreamBatches:
@@ -194,8 +204,10 @@ class StreamBatches:
         self.per_epoch: int = length
         self.n: int | None = _examples(loader, length)
 
-    def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def epoch(self, number: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
         """This rank's batches; with several ranks the loader's sampler has to divide the data.
+
+        Those before `first` are read, and left out: only the loader knows its order.
 
         Raises:
             ConfigError: if there are several ranks and the sampler does not divide by rank.
@@ -208,7 +220,11 @@ class StreamBatches:
             )
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(number)
-        return _spare_single(self._batches(rank, world))
+        return islice(_spare_single(self._batches(rank, world)), first, None)
+
+    def weight(self, batch: int, rank: int, world: int) -> float:
+        """1: a DistributedSampler gives all ranks as many rows."""
+        return 1.0
 
     def _batches(self, rank: int, world: int) -> Iterator[Batch]:
         position = 0
@@ -263,17 +279,27 @@ class GeneratorBatches:
         self.n: int | None = size
         self.per_epoch: int = math.ceil(size / batch_size)
 
-    def epoch(self, number: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def epoch(self, number: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
         """The next `per_epoch` batches of the generator.
 
         Raises:
-            ConfigError: with several ranks, since a generator cannot be divided.
+            ConfigError: with several ranks, since a generator cannot be divided, and inside of an epoch, since
+                it cannot be told to go back.
         """
+        if first > 0:
+            raise ConfigError(
+                f"{type(self.generator).__name__} cannot be told where to go on inside of an epoch; "
+                "train on arrays or a DataLoader to resume"
+            )
         if world > 1:
             raise ConfigError(
                 f"{type(self.generator).__name__} cannot be divided among {world} ranks; train on one, or pass arrays"
             )
         return _spare_single(self._batches())
+
+    def weight(self, batch: int, rank: int, world: int) -> float:
+        """1: there is one rank."""
+        return 1.0
 
     def _batches(self) -> Iterator[Batch]:
         position, name = 0, type(self.generator).__name__

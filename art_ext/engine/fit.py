@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from art_ext.engine import checkpoint
 from art_ext.engine.helpers import Aide, follow_rates
+from art_ext.engine.keeper import Keeper
 from art_ext.engine.net import Net
 from art_ext.engine.observe import EpochReport, Observer, Tick
 from art_ext.engine.optim import Schedule, paced, remember_rates, set_rates
 from art_ext.engine.run import Run
+from art_ext.engine.state import Place, generators, set_generators
 from art_ext.engine.step import Step
+from art_ext.errors import Stopped
 from art_ext.plan import Parts, Plan, Scores
 from art_ext.types import Progress
 
@@ -58,7 +60,12 @@ class Fit:
         schedule: a factor of the base rates, set at every batch, restarted with a fresh optimizer.
         scheduler: a torch scheduler of the user's instead, stepped once an epoch.
         validate: scores an epoch on held-out data; the best epoch's weights are then kept beside the last.
-        folder: where best.pt and last.pt go, or None.
+        folder: where the states of the training (step-00000012.pt), best.pt and last.pt go, or None.
+        checkpoint_every: steps from one state to the next; see `Keeper` for what None means.
+        resume: goes on from the last state in the folder, where there is one.
+
+    Attributes:
+        place: where the fit stands; history: what it came to so far.
     """
 
     def __init__(
@@ -74,47 +81,94 @@ class Fit:
         validate: Validate | None = None,
         observers: Sequence[Observer] = (),
         folder: Path | None = None,
+        checkpoint_every: int | None = None,
+        resume: bool = False,
     ) -> None:
         self.plan, self.net, self.run, self.epochs = plan, net, run, epochs
         self.schedule, self.scheduler, self.validate = schedule, scheduler, validate
-        self.observers, self.folder = observers, folder
+        self.observers, self.folder, self.resume = observers, folder, resume
         self.parts = plan.compose(0)
         self.update = self.parts.update
+        self._layers = self.parts.layers
         self.raw_optimizer = optimizer
         self._undo = [change(optimizer, net) for _, change in plan.arrangements]
         self.wrapped, self.optimizer = run.place(net, optimizer)
         remember_rates(optimizer)
         self.helpers = {helper.name: Aide(helper, run, optimizer) for helper in plan.helpers}
-        self._fresh = (copy.deepcopy(optimizer.state_dict()), copy.deepcopy(_state(scheduler)))
-        self._phase_start = 0
-        self._rows = 0
-        self._best_state: list[dict[str, Tensor]] | None = None
+        self.fresh = (copy.deepcopy(optimizer.state_dict()), copy.deepcopy(_state(scheduler)))
+        self.keeper = None if folder is None else Keeper(self, folder, checkpoint_every)
+        self.place, self.history = Place(), History()
+        self.phase_start = 0
+        self.full_batch = 0
+        self.per_epoch = 0
+        self.best_state: dict[str, Any] | None = None
 
     def __call__(self, batches: Batches) -> History:
-        """Runs all epochs; the net ends with the last epoch's weights (their average, where an update keeps
-        one), see `restore_best`.
+        """Runs all epochs, or what is left of them; the net ends with the last epoch's weights (their average,
+        where an update keeps one), see `restore_best`.
 
         Raises:
             NonFiniteError: naming the step and the part of the loss that was not finite.
+            StorageError: where a checkpoint cannot be written.
+            CheckpointError: where it cannot go on from those in the folder.
+            Stopped: after a signal; a checkpoint was written.
+            LostProcessError: where another process of the training is gone.
         """
-        history, start = History(), time.perf_counter()
-        with self.net.offering_features(), ExitStack() as arranged:
+        self.place, self.history = Place(), History()
+        self.per_epoch = batches.per_epoch
+        with (
+            self.net.offering_features(),
+            ExitStack() as arranged,
+            self.run.together(),
+            self.run.signals.deferred(),
+        ):
             for undo in self._undo:
                 arranged.callback(undo)
-            for epoch in range(self.epochs):
-                self._enter(epoch)
-                report = self._epoch(epoch, batches, history)
-                history.epochs.append(report)
-                for observer in self.observers:
-                    observer.epoch_end(report)
-                if self.run.stop:
-                    break
+            if self.keeper is not None and self.resume:
+                self.keeper.resume()
+            self._train(batches)
         if hasattr(self.update, "averaged"):
             with self.deployed():
                 last = _weights(self.net)
             self.net.load_state_dict(last)
-        history.seconds = time.perf_counter() - start
-        return history
+        return self.history
+
+    def _train(self, batches: Batches) -> None:
+        start, before = time.perf_counter(), self.history.seconds
+        for epoch in range(self.place.epoch, self.epochs):
+            if self.run.stop:
+                break
+            self._enter(epoch)
+            report = self._epoch(epoch, batches)
+            self.history.epochs.append(report)
+            self.history.seconds = before + time.perf_counter() - start
+            for observer in self.observers:
+                observer.epoch_end(report)
+            self.place = Place(epoch + 1)
+            self._leave_or_go_on()
+        if self.keeper is not None and (self.keeper.best_is_new or not self.place.finished):
+            self.place.finished = True
+            self.keeper.keep()
+
+    def _leave_or_go_on(self) -> None:
+        """At the end of an epoch: keeps it, and stops where that was asked for."""
+        signal = self.run.from_first(lambda: self.run.signals.asked)
+        if signal:
+            self._stop(signal)
+        if self.keeper is not None and self.place.epoch < self.epochs and not self.run.stop:
+            self.keeper.epoch_end()
+
+    def _stop(self, signal: int) -> NoReturn:
+        """Keeps the state and ends.
+
+        Raises:
+            Stopped: always.
+        """
+        where = f"after step {self.run.step}"
+        if self.keeper is not None:
+            self.keeper.keep()
+            where += f", which is saved in {self.folder}"
+        raise self.run.signals.stopped(signal, where)
 
     @contextmanager
     def deployed(self) -> Iterator[None]:
@@ -126,19 +180,33 @@ class Fit:
         with averaged(self.net):
             yield
 
+    def weights(self) -> dict[str, Any]:
+        """The present weights as best.pt and last.pt hold them: those of helpers too."""
+        found: dict[str, Any] = {
+            "net": _weights(self.net.module),
+            "epoch": len(self.history.epochs),
+            "step": self.run.step,
+        }
+        if self.helpers:
+            found["helpers"] = {name: {"module": _weights(helper.module)} for name, helper in self.helpers.items()}
+        return found
+
     def restore_best(self) -> None:
         """Puts the best epoch's weights back, where one was chosen; those of helpers too."""
-        if self._best_state is not None:
-            for module, state in zip(self._networks(), self._best_state, strict=True):
-                module.load_state_dict(state)
+        if self.best_state is None or self.history.best is None:
+            return
+        self.net.module.load_state_dict(self.best_state["net"])
+        for name, helper in self.helpers.items():
+            helper.module.load_state_dict(self.best_state["helpers"][name]["module"])
 
-    def _networks(self) -> list[nn.Module]:
-        return [self.net, *(helper.module for helper in self.helpers.values())]
+    def restarts_later(self) -> bool:
+        """Whether a phase will still ask for a fresh optimizer."""
+        return any(phase.reset_optimizer and phase.until_epoch >= self.place.epoch for phase in self.plan.phases)
 
-    def take(self, batch: Batch) -> dict[str, Tensor]:
+    def take(self, batch: Batch, weight: float = 1.0) -> dict[str, Tensor]:
         """One update on one batch, with the present parts; returns the step's logs."""
         self.net.train()
-        step = Step(self, batch.x, batch.y, batch.index)
+        step = Step(self, batch, weight)
         self.update(step)
         self.run.step += 1
         return step.logs
@@ -146,54 +214,93 @@ class Fit:
     def _enter(self, epoch: int) -> None:
         """The parts of this epoch; a fresh optimizer and schedule where a phase that asked for them ended."""
         self.run.epoch = epoch
-        self.parts = replace(self.plan.compose(epoch), update=self.update)
+        self.parts = replace(self.plan.compose(epoch), update=self.update, layers=self._layers)
+        if self.place.batch > 0:
+            return  # it goes on inside the epoch
         if any(phase.until_epoch == epoch and phase.reset_optimizer for phase in self.plan.phases):
-            optimizer, scheduler = self._fresh
+            optimizer, scheduler = self.fresh
             self.raw_optimizer.load_state_dict(copy.deepcopy(optimizer))
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(copy.deepcopy(scheduler))
-            self._phase_start = epoch
+            self.phase_start = epoch
 
     def _phase_end(self, epoch: int) -> int:
         later = [phase.until_epoch for phase in self.plan.phases if phase.until_epoch > epoch and phase.reset_optimizer]
         return min([*later, self.epochs])
 
-    def _epoch(self, epoch: int, batches: Batches, history: History) -> EpochReport:
-        run, seen = self.run, 0
-        sums: dict[str, Tensor] = {}
-        whole, phase_epochs = self.parts, self._phase_end(epoch) - self._phase_start
-        began = looked = time.perf_counter()
-        factor = 1.0
-        for number, batch in enumerate(batches.epoch(epoch, run.rank, run.world)):
+    def _epoch(self, epoch: int, batches: Batches) -> EpochReport:
+        run, place = self.run, self.place
+        whole, phase_epochs = self.parts, self._phase_end(epoch) - self.phase_start
+        looked = time.perf_counter()
+        began = looked - place.seconds
+        for batch in self._batches(epoch, batches):
+            number = place.batch
             done = epoch + number / batches.per_epoch
             run.progress = Progress(done, self.epochs, run.step)
             if self.schedule is not None:
-                set_rates(self.raw_optimizer, self.schedule(done - self._phase_start, phase_epochs))
+                set_rates(self.raw_optimizer, self.schedule(done - self.phase_start, phase_epochs))
             self.parts = whole.at(run.progress)
             factor = self.plan.paced(run.progress, self._full_batch(batches, batch))
+            weight = 1.0 if run.world == 1 else batches.weight(number, run.rank, run.world)
             with paced(self.raw_optimizer, factor):
                 follow_rates(self.raw_optimizer, [helper.raw_optimizer for helper in self.helpers.values()])
-                logs = self.take(batch)
+                logs = self.take(batch, weight)
             for name, value in logs.items():
-                sums[name] = sums[name] + value if name in sums else value
-            seen += len(batch.x)
+                place.sums[name] = place.sums[name] + value if name in place.sums else value
+            place.seen += len(batch.x)
+            place.batch, place.seconds, place.factor = number + 1, time.perf_counter() - began, factor
             if time.perf_counter() - looked > TICK_SECONDS:
                 run.raise_if_not_finite()
                 looked = time.perf_counter()
-                loss = float(sums["loss"]) / seen if "loss" in sums else None
+                loss = float(place.sums["loss"]) / place.seen if "loss" in place.sums else None
                 for observer in self.observers:
                     observer.tick(Tick(epoch, self.epochs, number + 1, batches.per_epoch, loss))
+            self._look_up()
         run.raise_if_not_finite()
-        seconds = time.perf_counter() - began
         self.parts = whole
-        metrics = self._metrics(run.reduce(sums | {"rows": torch.full((), float(seen), device=run.device)}), seconds)
-        metrics["lr"] = float(self.raw_optimizer.param_groups[0]["lr"]) * factor
-        with self.deployed():
-            run.share_statistics(self.net)
-            scores = self._score(epoch, metrics)
-            best = self._choose(epoch, scores, history)
+        seen = torch.full((), float(place.seen), device=run.device)
+        metrics = self._metrics(run.reduce(place.sums | {"rows": seen}), place.seconds)
+        metrics["lr"] = float(self.raw_optimizer.param_groups[0]["lr"]) * place.factor
+        scores, best = self._judge(epoch, metrics)
         self._step_scheduler(metrics)
         return EpochReport(epoch + 1, self.epochs, run.step, metrics, scores, best)
+
+    def _batches(self, epoch: int, batches: Batches) -> Iterator[Batch]:
+        """The epoch's batches, or those that are left: a source that draws its order draws the same once more."""
+        place, run = self.place, self.run
+        if place.batch == 0:
+            place.drawn = generators()
+            yield from batches.epoch(epoch, run.rank, run.world)
+            return
+        now = generators()
+        set_generators(place.drawn)
+        rest = batches.epoch(epoch, run.rank, run.world, place.batch)
+        first = next(rest, None)
+        set_generators(now)
+        if first is not None:
+            yield first
+            yield from rest
+
+    def _look_up(self) -> None:
+        """Between two steps: a checkpoint where one is due, and the end where a signal asked for it."""
+        signal, due = self.run.agreed(self.keeper is not None and self.keeper.due())
+        if signal:
+            self._stop(signal)
+        if due and self.keeper is not None:
+            self.keeper.keep()
+
+    def _judge(self, epoch: int, metrics: dict[str, float]) -> tuple[Scores | None, bool]:
+        """Scores, and whether they are the best; a signal may come between, where there is one process."""
+        before = generators()
+        try:
+            with self.deployed():
+                self.run.share_statistics(self.net)
+                with self.run.signals.deferred(self.run.world > 1):
+                    scores = self._score(epoch, metrics)
+                return scores, self._choose(epoch, scores)
+        except Stopped as stop:
+            set_generators(before)
+            self._stop(stop.signal)
 
     def _metrics(self, sums: Mapping[str, float], seconds: float) -> dict[str, float]:
         rows = sums["rows"]
@@ -216,30 +323,26 @@ class Fit:
             metrics["held_out/thresholded_accuracy"] = scores.thresholded
         return scores
 
-    def _choose(self, epoch: int, scores: Scores | None, history: History) -> bool:
+    def _choose(self, epoch: int, scores: Scores | None) -> bool:
         """Whether this epoch is the best so far; warm-up epochs never are."""
+        history = self.history
         history.last = scores
         best = epoch >= min(self.plan.warmup_epochs(), self.epochs - 1)
         if scores is not None and history.best is not None:
             best = best and self.parts.selection(scores) > self.parts.selection(history.best)
         if best:
             history.best_epoch, history.best = epoch + 1, scores
-            if scores is not None:
-                self._best_state = [_weights(module) for module in self._networks()]
-        if self.folder is not None and self.run.rank == 0:
-            state = {"net": self.net.module.state_dict(), "epoch": epoch + 1, "step": self.run.step}
-            if self.helpers:
-                state["helpers"] = {name: helper.state_dict() for name, helper in self.helpers.items()}
-            checkpoint.save(self.folder / "last.pt", state)
-            if best:
-                checkpoint.save(self.folder / "best.pt", state)
+            if scores is not None or self.keeper is not None:
+                self.best_state = {**self.weights(), "epoch": epoch + 1}
+            if self.keeper is not None:
+                self.keeper.best_is_new = True
         return best
 
     def _full_batch(self, batches: Batches, batch: Batch) -> int:
         """Rows in a full batch, over all ranks: what was asked for, else those of the first batch."""
-        if self._rows == 0:
-            self._rows = int(getattr(batches, "batch_size", 0) or len(batch.x) * self.run.world)
-        return self._rows
+        if self.full_batch == 0:
+            self.full_batch = int(getattr(batches, "batch_size", 0) or len(batch.x) * self.run.world)
+        return self.full_batch
 
     def _step_scheduler(self, metrics: Mapping[str, float]) -> None:
         if self.scheduler is None:

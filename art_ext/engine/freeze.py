@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -85,15 +85,18 @@ class Twin:
     Args:
         net: the source.
         example: (n, C, H, W), for the traced pass.
+        folded: the pairs that were proven before, for a run that goes on: the proof depends on the weights.
     """
 
-    def __init__(self, net: Net, example: Tensor) -> None:
+    def __init__(self, net: Net, example: Tensor, folded: list[tuple[str, str]] | None = None) -> None:
         self.source = net
         self.net = alias(net)
         self._shared = self._addresses(self.net)
-        with unused(net):
-            names = foldable_pairs(self.net, example)
-        self.folded = exact_pairs(net, names, example)
+        if folded is None:
+            with unused(net):
+                names = foldable_pairs(self.net, example)
+            folded = exact_pairs(net, names, example)
+        self.folded = folded
         self._pairs = [Pair(net, self.net, *pair) for pair in self.folded]
         align_gradients(self.net, example)
 
@@ -329,6 +332,16 @@ class Crafter:
     def __init__(self, fold: bool = True) -> None:
         self.fold = fold
         self._twin: Twin | None = None
+        self._proven: list[tuple[str, str]] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it folds, and what it found can be folded."""
+        pairs = self._proven if self._twin is None else self._twin.folded
+        return {"fold": self.fold, "folded": None if pairs is None else [list(pair) for pair in pairs]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.fold, self._twin = state["fold"], None
+        self._proven = None if state["folded"] is None else [(layer, norm) for layer, norm in state["folded"]]
 
     @property
     def folded(self) -> int:
@@ -347,7 +360,7 @@ class Crafter:
     def _twin_of(self, net: Net, example: Tensor) -> Twin | None:
         if self._twin is None or self._twin.source is not net or self._twin.stale:
             try:
-                self._twin = Twin(net, example[:2])
+                self._twin, self._proven = Twin(net, example[:2], self._proven), None
             except Exception as error:  # any module may refuse to be copied or traced: it is attacked as it is
                 logger.info("crafting on the network itself, since its twin could not be made: %s", error)
                 self.fold, self._twin = False, None

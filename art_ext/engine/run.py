@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
 from art_ext.engine.freeze import Crafter
 from art_ext.engine.net import Net, Passes
-from art_ext.errors import ConfigError, NonFiniteError
+from art_ext.engine.signals import Signals
+from art_ext.errors import ArtExtError, ConfigError, LostProcessError, NonFiniteError
 from art_ext.parts.attacks import BNMode
 from art_ext.types import Forward, Progress
+
+T = TypeVar("T")
+
+_GONE = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|store", re.IGNORECASE)
+"""What torch says where another process does not answer."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,8 @@ class RunSettings:
         clip_gradient: largest gradient norm, or None.
         threads: CPU threads of this process from now on, or None to leave them; on small images they
             wait for each other, most of all beside other work.
+        micro_batch: rows that go through the network at once, or None for all of a batch and fewer
+            where memory does not suffice. Gradients stay those of the whole batch.
     """
 
     accelerator: str = "auto"
@@ -43,16 +53,53 @@ class RunSettings:
     channels_last: bool = True
     clip_gradient: float | None = None
     threads: int | None = None
+    micro_batch: int | None = None
+
+
+def launched(settings: RunSettings) -> tuple[int, int]:
+    """(devices, nodes) of a fit: those asked for, or those that torchrun or SLURM started where one was asked for.
+
+    Raises:
+        ConfigError: where another number was asked for than was started.
+    """
+    asked = (settings.devices, settings.nodes)
+    found = _started()
+    if found is None or asked == found:
+        return asked
+    if asked == (1, 1) or (asked[0] * asked[1] == found[0] * found[1] and asked[1] == 1):
+        return found
+    raise ConfigError(
+        f"train.devices x train.nodes asks for {asked[0]} x {asked[1]} processes, but {found[0]} x {found[1]} were "
+        "started; start as many as that, or leave both settings out"
+    )
+
+
+def _started() -> tuple[int, int] | None:
+    """(devices, nodes) as a launcher outside of this process says, or None where there is none."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:
+        here, world = int(environment["LOCAL_WORLD_SIZE"]), int(environment["WORLD_SIZE"])
+        return here, world // here
+    if SLURMEnvironment.detect():
+        nodes = int(environment.get("SLURM_NNODES", environment.get("SLURM_JOB_NUM_NODES", "1")))
+        world = int(environment["SLURM_NTASKS"])
+        return (world // nodes, nodes) if world > 1 else None
+    return None
 
 
 class Run:
     """One fit's hardware, and the little state that steps share.
 
+    Args:
+        signals: what the process was asked to do from outside; by default nothing.
+
     Raises:
         ConfigError: when the processes asked for did not start, or the precision cannot hold a perturbation.
     """
 
-    def __init__(self, settings: RunSettings, seed: int, device: torch.device | None = None) -> None:
+    def __init__(
+        self, settings: RunSettings, seed: int, device: torch.device | None = None, signals: Signals | None = None
+    ) -> None:
         if settings.precision in ("16-true", "bf16-true"):
             raise ConfigError(
                 f"the precision {settings.precision} rounds pixels by more than an attack moves them; "
@@ -62,23 +109,27 @@ class Run:
         if settings.threads is not None:
             torch.set_num_threads(settings.threads)
         accelerator = settings.accelerator if device is None else {"cuda": "gpu"}.get(device.type, device.type)
-        devices: Any = settings.devices
+        here, nodes = launched(settings)
+        devices: Any = here
         if device is not None and device.index is not None and device.type != "cpu":
             devices = [device.index]
-        asked = settings.devices * settings.nodes
         self.fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
-            num_nodes=settings.nodes,
+            num_nodes=nodes,
             precision=settings.precision,
-            strategy="ddp" if asked > 1 or "TORCHELASTIC_RUN_ID" in os.environ else "auto",
+            strategy="ddp" if here * nodes > 1 or _started() is not None else "auto",
         )
         self.fabric.launch()
-        if self.fabric.world_size != asked and "TORCHELASTIC_RUN_ID" not in os.environ:
+        if self.fabric.world_size != here * nodes:
             raise ConfigError(
-                f"train.devices x train.nodes asks for {asked} processes, but {self.fabric.world_size} started; "
+                f"train.devices x train.nodes asks for {here * nodes} processes, but {self.fabric.world_size} started; "
                 "start them with torchrun, or set train.devices to 1"
             )
+        self.signals = signals or Signals()
+        self.micro_batch = settings.micro_batch
+        self._control: Any = None
+        self._wishes: tuple[Any, Tensor] | None = None
         self._dtype = torch.float64 if settings.precision == "64-true" else torch.float32
         self.weights_version = 0
         self.progress = Progress(0.0, 0.0)
@@ -161,6 +212,97 @@ class Run:
                 f"the loss became NaN or infinite at step {code // 256}, in the part {self._parts[code % 256]!r}; "
                 "the last good checkpoint stays; try a lower learning rate or train.clip_gradient"
             )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a run that goes on needs, beyond networks and generators."""
+        precision: Any = self.fabric.strategy.precision
+        return {
+            "step": self.step,
+            "stop": self.stop,
+            "micro_batch": self.micro_batch,
+            "crafter": self.crafter.state_dict(),
+            "precision": precision.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        precision: Any = self.fabric.strategy.precision
+        self.step, self.stop, self.micro_batch = state["step"], state["stop"], state["micro_batch"]
+        self.crafter.load_state_dict(state["crafter"])
+        if state["precision"]:
+            precision.load_state_dict(state["precision"])
+
+    # several processes
+
+    @property
+    def control(self) -> Any:
+        """A group of all processes for what is agreed on beside the training; on the CPU, so that no device waits."""
+        if self._control is None:
+            self._control = dist.new_group(backend="gloo")
+        return self._control
+
+    def gather(self, own: T) -> list[T] | None:
+        """Each process's value, in order of ranks, on the first one; None on the others."""
+        if self.world == 1:
+            return [own]
+        found: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        dist.gather_object(own, found, group=self.control)
+        return found
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What the first process makes, on all of them; an error of ours is raised on all, too."""
+        if self.world == 1:
+            return make()
+        box: list[Any] = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = make()
+            except ArtExtError as error:
+                box[1] = error
+        dist.broadcast_object_list(box, group=self.control)
+        if box[1] is not None:
+            raise box[1]
+        made: T = box[0]
+        return made
+
+    def agreed(self, due: bool) -> tuple[int, bool]:
+        """(a signal that any process heard or 0, whether a checkpoint is due), the same on all processes.
+
+        With several processes the answer is that of the step before: nothing waits for it.
+        """
+        asked = self.signals.asked or 0
+        if self.world == 1:
+            return asked, due
+        before, present = self._wishes, torch.tensor([asked, int(due)])
+        self._wishes = (dist.all_reduce(present, op=dist.ReduceOp.MAX, group=self.control, async_op=True), present)
+        if before is None:
+            return 0, False
+        work, known = before
+        work.wait()
+        signal, wanted = known.tolist()
+        return signal, bool(wanted)
+
+    def settle(self) -> None:
+        """Forgets what the others wished for before this step; called by all processes after a checkpoint."""
+        if self._wishes is not None:
+            self._wishes[0].wait()
+            self._wishes = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Says in one line that another process is gone, where torch says it in its own words.
+
+        Raises:
+            LostProcessError: after which this process had better end.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if self.world == 1 or not (isinstance(error, dist.DistError) or _GONE.search(str(error))):
+                raise
+            raise LostProcessError(
+                f"process {self.rank} of {self.world} lost another one at step {self.step} and cannot go on alone; "
+                "start all of them again to resume from the last checkpoint"
+            ) from None
 
     def reduce(self, sums: dict[str, Tensor]) -> dict[str, float]:
         """Sums over all processes, read from the device in one go."""

@@ -16,6 +16,7 @@ from art_ext.parts.objectives import ce
 from art_ext.types import Adversarial, Forward, Outputs, View, Views
 
 if TYPE_CHECKING:
+    from art_ext.data.batches import Batch
     from art_ext.engine.fit import Fit
 
 Moves = Sequence[tuple[nn.Parameter, Tensor]]
@@ -28,14 +29,15 @@ class Step:
     Attributes:
         x, y: the batch, clean: (N, C, H, W) pixels and (N,) class indices.
         keys: the keys of its noise, one per example.
+        weight: of this process's rows in the gradient; 1 where all processes have as many.
         logs: sums over the batch's rows, on the device: "loss", "loss/<term>", "correct/<view>", "rows/<view>",
             and whatever an update logs.
     """
 
-    def __init__(self, fit: Fit, x: Tensor, y: Tensor, index: Tensor) -> None:
+    def __init__(self, fit: Fit, batch: Batch, weight: float = 1.0) -> None:
         self.fit, self.run, self.parts, self.net = fit, fit.run, fit.parts, fit.net
-        self.x, self.y = fit.run.layout(x), y
-        self.keys = Keys(fit.run.seed, fit.run.epoch, index, step=fit.run.step)
+        self.x, self.y, self.weight = fit.run.layout(batch.x), batch.y, weight
+        self.keys = Keys(fit.run.seed, fit.run.epoch, batch.index, step=fit.run.step)
         self.logs: dict[str, Tensor] = {}
         self._memo: Adversarial | None = None
         self._memo_version = -1
@@ -115,7 +117,11 @@ class Step:
 
     def backward(self, loss: Tensor) -> None:
         self.fit.optimizer.zero_grad(set_to_none=True)
-        self.run.backward(loss)
+        self.run.backward(self._weighted(loss))
+
+    def _weighted(self, loss: Tensor) -> Tensor:
+        """The loss, such that the mean of the processes' gradients is that of all rows."""
+        return loss if self.weight == 1 else loss * self.weight
 
     def apply(self) -> None:
         """One optimizer step with the gradients that are there."""
@@ -192,7 +198,7 @@ class Step:
         """One step of a helper's optimizer; whatever gradients it had before are dropped."""
         module, optimizer = self.helper(name)
         optimizer.zero_grad(set_to_none=True)
-        self.run.backward(loss)
+        self.run.backward(self._weighted(loss))
         self.run.step_optimizer(module, optimizer)
 
     @torch.no_grad()

@@ -38,6 +38,7 @@ class Replay:
     """
 
     wrappable = False
+    per_rank = True
     reads_attack = ("norm", "step_size", "clip")
 
     def __init__(self, replays: int) -> None:

@@ -11,12 +11,13 @@ from torch import nn
 from art_ext.api import L1, L2, Augment, Clean, Criterion, CrossEntropy, Facts, Ingredient, Linf, Plan, Scores, Uniform
 from art_ext.data.batches import ArrayBatches
 from art_ext.engine import checkpoint
+from art_ext.engine.checkpoint import Shelf
 from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.observe import Observer
 from art_ext.engine.optim import cosine, follow_surgery, make_optimizer, one_cycle, remember_rates, steps
 from art_ext.engine.run import Run, RunSettings, in_channels_last
-from art_ext.errors import ArtExtError, ConfigError, ModelError, NonFiniteError
+from art_ext.errors import ConfigError, NonFiniteError
 from art_ext.parts.noise import Keys
 from art_ext_baselines import PGDAT, TRADES
 from art_ext_pc_lc import PCLC
@@ -480,65 +481,31 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_part(tmp_pat
     fit = fit_of(ingredients, epochs=5, folder=tmp_path)
     with pytest.raises(NonFiniteError, match=r"at step 4, in the part 'adversarial'.*last good checkpoint stays"):
         fit(batches())
-    state = checkpoint.load(tmp_path / "last.pt")
-    assert state["epoch"] == 1
+    assert [path.name for path in Shelf(tmp_path).paths()] == ["step-00000003.pt"]
+    state = Shelf(tmp_path).newest()
+    assert (state["epoch"], state["batch"]) == (1, 0)
     assert all(torch.isfinite(value).all() for value in state["net"].values())
-    assert {path.name for path in tmp_path.iterdir()} == {"last.pt", "last.pt.sha256", "best.pt", "best.pt.sha256"}
+    assert {path.name for path in tmp_path.iterdir()} == {"step-00000003.pt", "best.pt"}
 
 
-def test_checkpoints_hold_last_and_best(tmp_path):
+def test_a_nan_is_never_kept_in_a_checkpoint(tmp_path):
+    fit = fit_of([Broken(at=2)], epochs=2, folder=tmp_path, checkpoint_every=1)
+    with pytest.raises(NonFiniteError, match=r"at step 1, in the part 'clean'"):
+        fit(batches())
+    assert [path.name for path in Shelf(tmp_path).paths()] == ["step-00000001.pt"]
+
+
+def test_best_and_last_weights_lie_beside_the_training_states(tmp_path):
     scores = [Scores(0.9, 0.4), Scores(0.9, 0.6), Scores(0.9, 0.5)]
-    fit = fit_of(METHODS["pgd_at"][0], epochs=3, validate=scripted(scores), folder=tmp_path)
+    fit = fit_of(METHODS["pgd_at"][0], epochs=3, validate=scripted(scores), folder=tmp_path, checkpoint_every=2)
     fit(batches())
+    names = ["best.pt", "last.pt", "step-00000008.pt", "step-00000009.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     last, best = (checkpoint.load(tmp_path / f"{name}.pt") for name in ("last", "best"))
-    assert (last["epoch"], best["epoch"]) == (3, 2)
+    assert (last["epoch"], best["epoch"], best["step"]) == (3, 2, 6)
     assert torch.equal(last["net"]["0.weight"], fit.net.module[0].weight.detach())
     fit.restore_best()
     assert torch.equal(best["net"]["0.weight"], fit.net.module[0].weight.detach())
-
-
-def test_a_damaged_byte_is_noticed(tmp_path):
-    path = tmp_path / "last.pt"
-    checkpoint.save(path, {"net": {"w": torch.rand(100)}, "epoch": 3})
-    assert checkpoint.load(path)["epoch"] == 3
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"last.pt is damaged"):
-        checkpoint.load(path)
-    path.with_suffix(".pt.sha256").unlink()
-    path.write_bytes(content[:50])
-    with pytest.raises(ModelError, match="cannot be read"):
-        checkpoint.load(path)
-    with pytest.raises(ModelError, match="there is no checkpoint"):
-        checkpoint.load(tmp_path / "no.pt")
-
-
-def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
-    path = tmp_path / "last.pt"
-    checkpoint.save(path, {"epoch": 1})
-
-    def full(state, file):
-        file.write(b"half a file")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ArtExtError, match=r"could not be written.*No space left.*the one before it stays"):
-        checkpoint.save(path, {"epoch": 2})
-    monkeypatch.undo()
-    assert checkpoint.load(path)["epoch"] == 1
-    assert {p.name for p in tmp_path.iterdir()} == {"last.pt", "last.pt.sha256"}
-
-
-def test_a_checkpoint_runs_no_code(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (print, ("code from a checkpoint ran",))
-
-    path = tmp_path / "trap.pt"
-    torch.save({"net": Trap()}, path)
-    with pytest.raises(ModelError, match="cannot be read"):
-        checkpoint.load(path)
 
 
 def test_processes_that_did_not_start_are_an_error(monkeypatch):
