@@ -14,6 +14,7 @@ from art_ext.host.commands.explain import explain
 from art_ext.host.commands.harden import harden
 from art_ext.host.commands.options import DEBUG, debug_option
 from art_ext.host.commands.plugins import plugins
+from art_ext.host.commands.sync import sync
 
 __all__ = ["cli", "main"]
 
@@ -80,6 +81,7 @@ for _command in (
     explain,
     harden,
     plugins,
+    sync,
 ):
     cli.add_command(_command)
 
