@@ -135,6 +135,25 @@ class MLflowTracker(Observer):
             return f"{self.tracking.describe()}, run {self.tracking.run_url(self.experiment_id, self.run_id)}"
         return self.tracking.describe() + (f", run {self.run_id}" if self.run_id else "")
 
+    @classmethod
+    def reopened(cls, tracking: Tracking, folder: Path) -> MLflowTracker | None:
+        """The tracker of a run that is over, to attach more or to register its network; `close` sends that.
+
+        None where the folder holds no tracked run.
+        """
+        position, opening = Position.load(folder), Opening.load(folder)
+        if position is None or opening is None:
+            return None
+        tracker = cls(tracking, position.experiment)
+        tracker._folder, tracker._opening = folder, opening
+        tracker._uploader = Uploader(tracking.uri, folder, position)
+        return tracker
+
+    def close(self) -> bool:
+        """Sends what was added to a run that is over; False where something stays in the folder."""
+        assert self._uploader is not None
+        return self._finish(self._uploader.position.status, _END_WAIT)
+
     # -- events
 
     def run_start(self, info: RunInfo) -> None:
@@ -257,6 +276,7 @@ class MLflowTracker(Observer):
         example: npt.NDArray[Any],
         recipe: Mapping[str, Any] | None = None,
         detectors: Mapping[str, Tensor] | None = None,
+        earlier: Sequence[Any] = (),
     ) -> str | None:
         """Logs a network with this run, best before `run_end`, whose metrics are then tied to it.
 
@@ -268,7 +288,7 @@ class MLflowTracker(Observer):
             return None
         place = self._folder / MODEL
         try:
-            save_model(place, model, architecture, example, masked_data(recipe or {}), detectors)
+            save_model(place, model, architecture, example, masked_data(recipe or {}), detectors, earlier)
         except Exception as error:  # an odd network, a full disk: neither may cost the trained weights in memory
             _log.warning("the model could not be logged (%s)", one_line(error))
             return None
@@ -326,12 +346,13 @@ class MLflowTracker(Observer):
         fresh.offset = journal.path.stat().st_size if journal.path.exists() else 0
         return fresh
 
-    def _finish(self, status: str, wait: float) -> None:
+    def _finish(self, status: str | None, wait: float) -> bool:
         uploader, self._own_journal, self._over = self._uploader, None, True
         if uploader is None:
-            return
+            return True
         uploader.position.status = status
-        if not uploader.flush(wait):
+        sent = uploader.flush(wait)
+        if not sent:
             self._keep_folder()
             _log.warning(
                 "%d lines of %s were not sent to MLflow at %s; send them with: art-ext sync %s",
@@ -340,6 +361,7 @@ class MLflowTracker(Observer):
                 self.tracking.shown,
                 self._folder,
             )
+        return sent
 
     def _keep_folder(self) -> None:
         """A temporary folder becomes a lasting one, when it holds what MLflow does not have."""

@@ -61,6 +61,7 @@ def track_evaluation(
     tracking: Tracking,
     folder: Path,
     *,
+    name: str | None = None,
     experiment: str | None = None,
     parent: Path | None = None,
     model_of: Path | None = None,
@@ -69,6 +70,7 @@ def track_evaluation(
 
     Args:
         files: by the names they get below `evaluation/`.
+        name: of the run.
         folder: where the run's outbox is kept.
         parent: folder of the run that it is a part of.
         model_of: folder of the run that logged the network, to whose logged model the metrics are tied.
@@ -77,7 +79,7 @@ def track_evaluation(
     tracker = MLflowTracker(tracking, experiment, model_of=model_of)
     tracker.run_start(
         RunInfo(
-            name=f"{Path(record.model.source).name} evaluation",
+            name=name or f"{Path(record.model.source).name} evaluation",
             role="evaluation",
             folder=folder,
             params={"suite": record.suite, "seed": record.seed, "norm": record.threat.norm, "eps": record.threat.eps},

@@ -16,7 +16,7 @@ import torch
 from art_ext.border.mlflow_names import cleaned_keys
 from art_ext.engine.observe import RunInfo
 
-__all__ = ["dataset_of", "environment", "params_of", "plain", "tags_of", "version_of"]
+__all__ = ["commit", "dataset_of", "environment", "params_of", "plain", "tags_of", "version_of"]
 
 _LONGEST_PARAM = 6000
 _LONGEST_TAG = 5000
@@ -40,24 +40,23 @@ def tags_of(info: RunInfo, parent: str | None, process: str) -> dict[str, str]:
     tags = {str(key): str(value)[:_LONGEST_TAG] for key, value in cleaned_keys(info.tags).items()}
     tags |= {"art_ext.version": version_of("art_ext"), "art_ext.role": info.role}
     tags |= {"mlflow.source.name": "art_ext", "mlflow.source.type": "LOCAL", "art_ext.process": process}
-    commit = _commit()
-    if commit is not None:
-        tags["mlflow.source.git.commit"] = commit
+    if (at := commit()) is not None:
+        tags["mlflow.source.git.commit"] = at
     if parent is not None:
         tags["mlflow.parentRunId"] = parent
     return tags
 
 
 @functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The commit that the working folder is at, where it belongs to a repository."""
     try:
         asked = ["git", "rev-parse", "--verify", "HEAD"]
         said = subprocess.run(asked, capture_output=True, text=True, timeout=2, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    commit = said.stdout.strip()
-    return commit if said.returncode == 0 and re.fullmatch(r"[0-9a-f]{40,64}", commit) else None
+    found = said.stdout.strip()
+    return found if said.returncode == 0 and re.fullmatch(r"[0-9a-f]{40,64}", found) else None
 
 
 def dataset_of(data: Mapping[str, Any]) -> dict[str, str] | None:

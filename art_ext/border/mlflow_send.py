@@ -210,7 +210,7 @@ class Sender:
         model_id, about = None, {}
         if entry.event == "end" and entry.metrics:
             model_id = self.position.model_id
-            if opening.model_of is not None:
+            if opening.model_of is not None and (self.folder / opening.model_of / MODEL / "MLmodel").is_file():
                 model_id = self._beside(opening.model_of, "model_id", "the network that it is about is not there yet")
             if model_id is not None and opening.dataset is not None:
                 about = {"dataset_name": opening.dataset["name"], "dataset_digest": opening.dataset["digest"]}
