@@ -292,7 +292,7 @@ class Walk:
     @classmethod
     def of(cls, attack: PGD, x: Tensor, eps: Eps, mask: Tensor | None) -> Walk:
         low, high = (torch.tensor(bound, dtype=x.dtype, device=x.device) for bound in attack.clip)
-        size: Eps = 2.5 * eps / attack.steps if attack.step_size is None else attack.step_size
+        size: Eps = attack.norm.usual_step(eps, attack.steps) if attack.step_size is None else attack.step_size
         if not isinstance(attack.norm, Linf):
             return cls(attack, x, eps, mask, low, high, size)
         # In L-inf, ball and box are one box a pixel; a mask narrows it.
@@ -336,7 +336,7 @@ class Walk:
         """Owns `adv`, which is overwritten in L-inf."""
         if isinstance(self.attack.norm, Linf):
             return torch.clamp(adv, self.low, self.high, out=adv)
-        return (self.x + self.attack.norm.project(adv - self.x, self.eps)).clamp_(self.low, self.high)
+        return self.attack.norm.inside(self.x, adv, self.eps, self.low, self.high)
 
 
 class Best:

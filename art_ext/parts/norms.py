@@ -96,6 +96,10 @@ class Norm:
     def project(self, delta: Tensor, eps: Eps) -> Tensor:
         raise NotImplementedError
 
+    def inside(self, x: Tensor, adv: Tensor, eps: Eps, low: Tensor, high: Tensor) -> Tensor:
+        """A point of the ball around x and of the box: the ball first, then the box, which never leaves it."""
+        return (x + self.project(adv - x, eps)).clamp_(low, high)
+
     def steepest(self, grad: Tensor) -> Tensor:
         """The unit step of steepest ascent in this norm; zero where the gradient is zero."""
         raise NotImplementedError
@@ -193,14 +197,17 @@ class L0(Norm):
 
     def project(self, delta: Tensor, eps: Eps) -> Tensor:
         """Keeps the eps pixels that were changed most, by their L2 norm over the channels."""
-        energy = delta.square().sum(1).flatten(1)
-        rank = energy.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-        kept = rank < torch.as_tensor(eps, dtype=delta.dtype, device=delta.device).reshape(-1, 1)
-        return delta * kept.reshape(len(delta), 1, *delta.shape[2:])
+        return delta * _most(delta.square(), eps)
+
+    def inside(self, x: Tensor, adv: Tensor, eps: Eps, low: Tensor, high: Tensor) -> Tensor:
+        """The nearest point of ball and box at once: pixels stay by what they gain inside the box (ibid., eq. (7))."""
+        boxed = adv.clamp(low, high)
+        gain = (adv - x).square() - (adv - boxed).square()
+        return torch.where(_most(gain, eps) > 0, boxed, x)
 
     def usual_step(self, eps: Eps, steps: int) -> Eps:
         """Large, whatever eps: a new pixel must get ahead of those that were kept, in one step; in a range of 1."""
-        return 0.5
+        return 1.0
 
     def steepest(self, grad: Tensor) -> Tensor:
         return grad / per_example(grad.abs().flatten(1).mean(1)).clamp(min=TINY)
@@ -208,6 +215,13 @@ class L0(Norm):
     def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
         """Numbers from U(-1, 1) on eps random pixels."""
         return self.project((2 * keys.uniform(tuple(like.shape[1:])) - 1).to(like.dtype), eps)
+
+
+def _most(gain: Tensor, eps: Eps) -> Tensor:
+    """(N, 1, H, W): 1 at the eps pixels with the largest gain over their channels, 0 elsewhere; the first of equals."""
+    rank = gain.sum(1).flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    kept = rank < torch.as_tensor(eps, dtype=gain.dtype, device=gain.device).reshape(-1, 1)
+    return kept.to(gain.dtype).reshape(len(gain), 1, *gain.shape[2:])
 
 
 NORMS: dict[str, type[Norm]] = {norm.name: norm for norm in (Linf, L2, L1, L0)}

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from art_ext.api import AttackEntry, hookimpl
-from art_ext_attacks import apgd
+from typing import TYPE_CHECKING
+
+from art_ext.api import AttackEntry, hookimpl, lazily
+from art_ext_attacks import apgd, corrupted, frames, least_likely, minimal_l2, rays, saliency, spsa, transfer
 from art_ext_attacks.apgd import APGD, AutoPGD, likely_classes, targeted_dlr
+
+if TYPE_CHECKING:
+    from art_ext_attacks.art import CWL2Attack, FramesAttack, ILCMAttack, JSMAAttack, RaySAttack, SPSAAttack
 
 __all__ = [
     "APGD",
     "AutoPGD",
+    "CWL2Attack",
+    "FramesAttack",
+    "ILCMAttack",
+    "JSMAAttack",
+    "RaySAttack",
+    "SPSAAttack",
     "likely_classes",
     "targeted_dlr",
 ]
 
+__getattr__ = lazily(
+    __name__,
+    art=("CWL2Attack", "FramesAttack", "ILCMAttack", "JSMAAttack", "RaySAttack", "SPSAAttack"),
+)
+
 ATTACKS: list[AttackEntry] = [
     apgd.ENTRY,
+    least_likely.ENTRY,
+    minimal_l2.ENTRY,
+    saliency.ENTRY,
+    spsa.ENTRY,
+    rays.ENTRY,
+    frames.ENTRY,
+    transfer.ENTRY,
+    corrupted.ENTRY,
 ]
 """What recipes may name in `evaluate:`; each file of an attack has an `ENTRY`."""
 

@@ -1,0 +1,79 @@
+"""The Carlini and Wagner L2 attack as it was published: the nearest misclassified image (S&P 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from art_ext.api import (
+    Attack,
+    AttackEntry,
+    CarliniWagner,
+    Count,
+    EvaluationContext,
+    Facts,
+    Ingredient,
+    NonNegative,
+    Norm,
+    Paper,
+    Plan,
+    Positive,
+)
+from art_ext_attacks.settings import AttackSettings, OfThreat
+
+
+class CarliniWagnerSettings(AttackSettings):
+    """Options of the attack, with the authors' defaults."""
+
+    confidence: Annotated[NonNegative, Field(description="margin that the wrong class must have")] = 0.0
+    steps: Annotated[Count, Field(description="of each search; they end early where the loss rests")] = 1000
+    search_steps: Annotated[Count, Field(description="constants that are tried, by bisection")] = 9
+    initial_const: Positive = 1e-3
+    rate: Annotated[Positive, Field(description="Adam's")] = 0.01
+    aim: Annotated[Literal["random", "any"], Field(description="a drawn wrong class, or any")] = "any"
+
+    def nearest(self, facts: Facts, within: Norm | None) -> CarliniWagner:
+        """The attack; results outside the ball `within` count as failures."""
+        return CarliniWagner(
+            facts.n_classes,
+            self.confidence,
+            self.steps,
+            self.search_steps,
+            self.initial_const,
+            self.rate,
+            facts.clip,
+            self.aim,
+            within=within,
+        )
+
+
+class CarliniWagnerOptions(OfThreat, CarliniWagnerSettings):
+    """The attack in a recipe's `evaluate:`; what it finds outside the threat's ball does not count."""
+
+
+class CWL2(Ingredient, CarliniWagnerSettings):
+    """The attack of its own; its distances are not bounded."""
+
+    name = "cw_l2"
+    paper = Paper(
+        "Towards Evaluating the Robustness of Neural Networks",
+        "Carlini, Wagner",
+        "IEEE Symposium on Security and Privacy",
+        2017,
+        "https://arxiv.org/abs/1608.04644",
+    )
+
+    def apply(self, plan: Plan) -> Plan:
+        return plan.fill(self, attack=self.nearest(plan.facts, None))
+
+
+def build(options: CarliniWagnerOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
+    facts = Facts(context.plan.facts.n_classes, context.plan.facts.input_shape, context.clip)
+    return [(f"cw_l2_{options.search_steps}x{options.steps}", options.nearest(facts, options.ball(context)))]
+
+
+ENTRY = AttackEntry(
+    "cw_l2", "the nearest misclassified image in L2 (Carlini and Wagner, S&P 2017)", CarliniWagnerOptions, build
+)
