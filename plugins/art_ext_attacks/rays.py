@@ -168,4 +168,5 @@ ENTRY = entry(
     "the label alone: a search over directions of signs in L-inf (Chen and Gu, KDD 2020)",
     RaySOptions,
     lambda options: f"rays{options.queries}",
+    family="black-box",
 )

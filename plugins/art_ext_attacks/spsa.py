@@ -161,4 +161,5 @@ ENTRY = entry(
     "answers alone: Adam on a gradient from random differences (Uesato et al., ICML 2018)",
     SPSAOptions,
     lambda options: f"spsa{options.steps}x{2 * options.samples}",
+    family="black-box",
 )
