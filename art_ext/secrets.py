@@ -12,14 +12,16 @@ __all__ = ["HIDDEN", "masked", "masked_data"]
 HIDDEN = "***"
 
 _USERINFO = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#'\"]*@")
+_WORDS = r"[\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key(?:[_-]id)?|credentials?|signature)"
 _NAMED = re.compile(
-    r"(?P<name>(?:[\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key|credential|signature)[\w-]*|sig))"
-    r"(?P<sign>\s*[=:]\s*)(?P<value>(?!\s)(?:Bearer\s+|Basic\s+)?[^\s&,;'\"]+)",
+    rf"(?P<name>(?:\b{_WORDS}|[?&]sig)[\"']?\s*=\s*|[\"']{_WORDS}[\"']\s*:\s*|\b(?:password|passwd)\s*:\s*)"
+    r"(?P<quote>[\"']?)(?P<value>(?:Bearer\s+|Basic\s+)?[^\s&,;'\"]+)",
     re.IGNORECASE,
 )
 _AUTHORIZATION = re.compile(r"(?P<kind>\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{8,}")
 _SECRET_NAMES = re.compile(
-    r"PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY|CREDENTIAL|PRIVATE_KEY|CONNECTION_STRING", re.IGNORECASE
+    r"(?:PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|ACCESS_?KEY(?:_ID)?|CREDENTIALS?|PRIVATE_KEY|CONNECTION_STRING)$",
+    re.IGNORECASE,
 )
 _SHORTEST = 6  # shorter values of the environment are words that occur everywhere
 
@@ -34,7 +36,7 @@ def masked(text: str) -> str:
         text = text.replace(value, HIDDEN)
     text = _USERINFO.sub(rf"\g<scheme>{HIDDEN}@", text)
     text = _AUTHORIZATION.sub(rf"\g<kind>{HIDDEN}", text)
-    return _NAMED.sub(rf"\g<name>\g<sign>{HIDDEN}", text)
+    return _NAMED.sub(rf"\g<name>\g<quote>{HIDDEN}", text)
 
 
 def masked_data(data: Any) -> Any:

@@ -14,7 +14,7 @@ import logging
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ def save_model(
     example: npt.NDArray[Any],
     recipe: Mapping[str, Any] | None = None,
     detectors: Mapping[str, Tensor] | None = None,
+    earlier: Sequence[Any] = (),
 ) -> None:
     """Writes a network as a folder that MLflow serves and `load_model` reads, whole or not at all.
 
@@ -69,6 +70,7 @@ def save_model(
         architecture: of `art_ext.border.timm.architecture`, or None for a network that is not timm's.
         example: a few images, (N, C, H, W).
         recipe: kept with the architecture.
+        earlier: kept with it too; see `Network.earlier`.
         detectors: states of the method's detectors, as `NAME/ENTRY`; kept beside the weights.
 
     Raises:
@@ -76,7 +78,7 @@ def save_model(
     """
     part = _emptied(Path(f"{folder}{PART}"))
     try:
-        _write(part, model, architecture, example, recipe, detectors)
+        _write(part, model, architecture, example, recipe, detectors, earlier)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     finally:
@@ -90,6 +92,7 @@ def _write(
     example: npt.NDArray[Any],
     recipe: Mapping[str, Any] | None,
     detectors: Mapping[str, Tensor] | None,
+    earlier: Sequence[Any],
 ) -> None:
     from mlflow.models import Model
 
@@ -112,7 +115,8 @@ def _write(
         card = Model()
     write_weights(folder / WEIGHTS, still.state_dict())
     facts = Facts(int(logits.shape[1]), images.shape[1:])
-    known = Network(architecture, facts, recipe or {}, f"{type(model).__module__}.{type(model).__qualname__}")
+    origin = f"{type(model).__module__}.{type(model).__qualname__}"
+    known = Network(architecture, facts, recipe or {}, origin, tuple(earlier))
     (folder / ARCHITECTURE).write_text(json.dumps(known.as_record(), indent=1, default=str) + "\n")
     files = {"weights": WEIGHTS, "architecture": ARCHITECTURE}
     if detectors:

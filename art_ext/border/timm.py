@@ -12,7 +12,9 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import timm
 import torch
@@ -178,7 +180,7 @@ def build_model(
 
 
 def published(name: str, facts: Facts | None) -> tuple[nn.Module, Facts]:
-    """A network with the weights that timm has of it, from this machine's cache or from where they are published.
+    """A network with the weights that timm publishes, as far as they are on this machine; nothing is fetched.
 
     Args:
         name: with or without the tag of its weights, `resnet18.a1_in1k`.
@@ -186,26 +188,47 @@ def published(name: str, facts: Facts | None) -> tuple[nn.Module, Facts]:
 
     Raises:
         ConfigError: for an unknown name.
-        ModelError: where there are no weights, or they cannot be had.
+        ModelError: where there are no weights, or none on this machine.
     """
     check_name(name)
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
     if cfg is None or not cfg.has_weights:
         raise ModelError(f"timm has no weights of {name}; give a file of weights, and model: {{timm: {name}}}")
+    file = _published_file(cfg)
+    if file is None:
+        raise ModelError(
+            f"timm's weights of {name} are not on this machine; fetch them where there is a network, once: "
+            f"timm.create_model({name!r}, pretrained=True)"
+        )
     own = Facts(int(cfg.num_classes), tuple(int(side) for side in cfg.input_size))
     known = own if facts is None else facts
-    try:
-        model = build_model(
-            name,
-            num_classes=own.n_classes,
-            input_shape=known.input_shape,
-            mean=cfg.mean if known.input_shape[0] == len(cfg.mean) else sum(cfg.mean) / len(cfg.mean),
-            std=cfg.std if known.input_shape[0] == len(cfg.std) else sum(cfg.std) / len(cfg.std),
-            pretrained=True,
-        )
-    except ModelError as error:
-        raise ModelError(f"the weights of {name} cannot be had: {_one_line(error)}") from None
+    model = build_model(
+        name,
+        num_classes=own.n_classes,
+        input_shape=known.input_shape,
+        mean=cfg.mean if known.input_shape[0] == len(cfg.mean) else sum(cfg.mean) / len(cfg.mean),
+        std=cfg.std if known.input_shape[0] == len(cfg.std) else sum(cfg.std) / len(cfg.std),
+        pretrained=True,
+        pretrained_cfg_overlay={"file": str(file)},
+    )
     return model, Facts(own.n_classes, known.input_shape, known.clip)
+
+
+def _published_file(cfg: Any) -> Path | None:
+    """Where a download of timm's has left the weights of a configuration."""
+    if cfg.file:
+        return Path(cfg.file) if Path(cfg.file).is_file() else None
+    if cfg.hf_hub_id:
+        from huggingface_hub import try_to_load_from_cache
+
+        for filename in filter(None, (cfg.hf_hub_filename, "model.safetensors", "pytorch_model.bin")):
+            found = try_to_load_from_cache(cfg.hf_hub_id, filename)
+            if isinstance(found, str):
+                return Path(found)
+    if cfg.url:
+        kept = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlsplit(cfg.url).path).name
+        return kept if kept.is_file() else None
+    return None
 
 
 def check_name(name: str) -> None:

@@ -43,6 +43,7 @@ DETECTORS = "detectors.safetensors"
 TRUST = "--trust-model"
 
 _LARGEST_ARCHITECTURE = 1 << 20  # bytes; it is a page of text
+_MOST_EARLIER = 20
 _INFLATION = 50  # torch stores its archives uncompressed
 _WRAPPED = ("state_dict", "model_state_dict", "net", "model", "weights", "network", "params", "module")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.")
@@ -59,12 +60,15 @@ class Network:
         architecture: of `art_ext.border.timm.architecture`, or None for a network that is not timm's.
         recipe: the resolved recipe that trained it, {} when there was none.
         module_class: where the network's class was, for the reader; it is never imported.
+        earlier: the `use:` of each earlier recipe whose method changed the network, the first one first, where it
+            was trained further from there.
     """
 
     architecture: Mapping[str, Any] | None
     facts: Facts
     recipe: Mapping[str, Any] = field(default_factory=dict)
     module_class: str = ""
+    earlier: tuple[Any, ...] = ()
 
     def as_record(self) -> dict[str, Any]:
         return {
@@ -75,6 +79,7 @@ class Network:
             "n_classes": self.facts.n_classes,
             "clip": list(self.facts.clip),
             "recipe": dict(self.recipe),
+            "earlier": list(self.earlier),
         }
 
 
@@ -94,10 +99,15 @@ def read_network(path: Path, shown: str) -> Network:
             raise ValueError("the architecture is no mapping")
         if not isinstance(known.get("recipe"), dict | None):
             raise ValueError("the recipe is no mapping")
+        earlier = known.get("earlier", [])
+        if not isinstance(earlier, list) or len(earlier) > _MOST_EARLIER:
+            raise ValueError("earlier is no list of a few recipes")
         facts = _facts(known)
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"cannot read the architecture of {shown} ({one_line(error)})") from None
-    return Network(known.get("architecture"), facts, known.get("recipe") or {}, str(known.get("class", "")))
+    return Network(
+        known.get("architecture"), facts, known.get("recipe") or {}, str(known.get("class", "")), tuple(earlier)
+    )
 
 
 def _facts(known: Mapping[str, Any]) -> Facts:
@@ -130,7 +140,7 @@ def read_weights(path: Path, *, trust: bool = False, sealed: bool = False) -> di
 
     Args:
         trust: whether a pickle of anything and a TorchScript archive may be opened, which runs their code.
-        sealed: whether it must be a checkpoint of ours, with its checksum; one that has a checksum is always held to it.
+        sealed: whether it must be a checkpoint of ours, with a checksum; one that has it is always held to it.
 
     Raises:
         ModelError: for a file that is missing, damaged, no state dict, or would run code.
@@ -274,12 +284,18 @@ def digest_of_weights(weights: Mapping[str, Tensor]) -> str:
 # ----------------------------------------------------------------------------------------- fitting
 
 
-def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], shown: str, *, hint: str = "") -> None:
+def fit_weights(
+    model: nn.Module, weights: Mapping[str, Tensor], shown: str, *, hint: str = "", head: str | None = None
+) -> bool:
     """Puts weights into a network, strictly, after taking off what wrappers add to names.
 
     Args:
         shown: where the weights are from, for messages.
         hint: a further way out, for messages.
+        head: path of a module that may keep its own weights, where those given are of another shape.
+
+    Returns:
+        Whether the head kept its own.
 
     Raises:
         ModelError: in one line, naming what is missing, left over or of another shape, and the likely reason.
@@ -292,9 +308,13 @@ def fit_weights(model: nn.Module, weights: Mapping[str, Tensor], shown: str, *, 
     missing = [name for name in own if name not in named]
     extra = [name for name in named if name not in own]
     bent = [name for name in own if name in named and own[name].shape != named[name].shape]
-    if missing or extra or bent:
+    fresh = head is not None and bool(bent) and all(name.startswith(f"{head}.") for name in bent)
+    if missing or extra or (bent and not fresh):
         raise ModelError(f"the weights of {shown} do not fit: {_misfit(own, named, missing, extra, bent, hint)}")
+    if fresh:
+        named |= {name: value for name, value in own.items() if name.startswith(f"{head}.")}
     model.load_state_dict(named)
+    return fresh
 
 
 def _unwrapped(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -348,8 +368,8 @@ def _more(names: list[str]) -> str:
 def _reason(
     own: Mapping[str, Tensor], named: Mapping[str, Tensor], missing: list[str], extra: list[str], bent: list[str]
 ) -> str:
-    if not _matches(named, own):
-        return "no name agrees, so it is another network: name the one that was trained"
+    if 2 * _matches(named, own) < len(own):
+        return "few names agree, so it is another network: name the one that was trained"
     if any(name.startswith("members.") for name in extra) != any(name.startswith("members.") for name in missing):
         return "one of the two is an ensemble and the other is not"
     if bent and not missing and not extra:

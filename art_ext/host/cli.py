@@ -15,6 +15,7 @@ from art_ext.host.commands.harden import harden
 from art_ext.host.commands.options import DEBUG, debug_option
 from art_ext.host.commands.plugins import plugins
 from art_ext.host.commands.sync import sync
+from art_ext.secrets import masked
 
 __all__ = ["cli", "main"]
 
@@ -48,9 +49,9 @@ def _debug(ctx: click.Context) -> bool:
 
 def _fail(ctx: click.Context, lines: Sequence[str], code: int) -> NoReturn:
     if _debug(ctx):
-        traceback.print_exc()
+        click.echo(masked(traceback.format_exc()), err=True, nl=False)
     for line in lines:
-        click.echo(f"error: {line}", err=True)
+        click.echo(f"error: {masked(line)}", err=True)
     ctx.exit(code)
 
 
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         code = cli.main(args=args, prog_name="art-ext", standalone_mode=False)
     except click.ClickException as error:  # in the arguments of the group itself
-        click.echo(f"error: {_usage(error)}", err=True)
+        click.echo(f"error: {masked(_usage(error))}", err=True)
         sys.exit(error.exit_code)
     except (click.exceptions.Abort, KeyboardInterrupt):
         sys.exit(130)

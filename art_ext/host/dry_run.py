@@ -27,13 +27,13 @@ PROBE_IMAGES = 64
 MIB = 1024**2
 
 
-def dry_run(recipe: Recipe, echo: Callable[[str], None]) -> None:
+def dry_run(recipe: Recipe, echo: Callable[[str], None], *, trust: bool = False) -> None:
     """Prints data, network, plan, passes of a step, and estimates of time and memory.
 
     Raises:
         ArtExtError: as the run itself would, before its first step.
     """
-    job = prepare(recipe)
+    job = prepare(recipe, trust=trust)
     for line in job.describe():
         echo(line)
     plan = job.plan(job.ingredients)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from art_ext.border.mlflow_where import resolve_tracking
 from art_ext.border.timm import count_parameters
 from art_ext.data.augment import augmentation_from
 from art_ext.data.batches import ArrayBatches, split_off
@@ -22,6 +25,7 @@ from art_ext.engine.run import RunSettings
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError
 from art_ext.evaluation.suite import Threat, threat_of
+from art_ext.host.given import Given, open_given
 from art_ext.host.manager import Catalogue
 from art_ext.host.models import build_network
 from art_ext.host.recipe import Recipe, Train
@@ -48,6 +52,19 @@ class Job:
     data: Data
     facts: Facts
     threat: Threat
+    given: Given | None = None
+    """The network of `model.from`, to be trained further."""
+
+    @property
+    def baseline(self) -> Literal["given", "train", "none"]:
+        """What the undefended model is: the given network as it is, one that is trained, or left out."""
+        if self.recipe.train.baseline is not None:
+            return self.recipe.train.baseline
+        return "given" if self.given is not None and self.given.is_whole else "train"
+
+    def takes_as_it_is(self, plan: Plan) -> bool:
+        """Whether the network under a plan is the given one, evaluated without training."""
+        return not plan.used and bool(self.ingredients) and self.baseline == "given"
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -102,10 +119,12 @@ class Job:
         return make_schedule(self.train.schedule.name, self.train.schedule.options)
 
     def model(self, plan: Plan) -> nn.Module:
-        """The network, its weights drawn from the seed, after surgery."""
-        return plan.operate(
-            build_network(self.recipe.model, self.facts, self.catalogue, self.train.seed), self.train.seed
-        )
+        """The network after surgery, its weights given or drawn from the seed."""
+        if self.given is not None:
+            bare = copy.deepcopy(self.given.module)
+        else:
+            bare = build_network(self.recipe.model, self.facts, self.catalogue, self.train.seed)
+        return plan.operate(bare, self.train.seed)
 
     def net(self, plan: Plan) -> Net:
         """The network, with the extras that the plan's parts and the evaluation's attacks read collected.
@@ -148,9 +167,15 @@ class Job:
             f"recipe    {self.recipe.name}: {' + '.join(i.name for i in self.ingredients) or 'no defence'}",
             f"data      {data.name}: {len(self.training)} images to train on, {len(self.held_out)} held out, "
             f"{len(data.test)} to test on; {shape}, {self.facts.n_classes} classes",
-            f"network   {self.recipe.model.timm or self.recipe.model.name}: {count_parameters(model):,} parameters",
+            f"network   {self.recipe.model.shown}: {count_parameters(model):,} parameters{self._start()}",
             f"threat    {self.threat}",
         ]
+
+    def _start(self) -> str:
+        if self.given is None:
+            return ""
+        return f", trained further from {self.given.source}" + (f" ({self.given.note})" if self.given.note else "")
+
 
     def data_facts(self) -> dict[str, Any]:
         return {
@@ -169,8 +194,11 @@ def _budget(attack: Attack) -> str:
     return f"{norm.name}_{norm.largest:g}" if isinstance(norm, Norm) else str(attack)
 
 
-def prepare(recipe: Recipe) -> Job:
+def prepare(recipe: Recipe, *, trust: bool = False) -> Job:
     """Finds and checks everything: settings before data, data before networks.
+
+    Args:
+        trust: whether code of what `model.from` names may run.
 
     Raises:
         ConfigError: for settings that cannot be used.
@@ -179,6 +207,8 @@ def prepare(recipe: Recipe) -> Job:
     """
     catalogue = recipe.catalogue()
     ingredients = tuple(recipe.ingredients(catalogue))
+    if recipe.train.baseline == "given" and recipe.model.source is None:
+        raise ConfigError("train.baseline is given, but no model is; set model.from, or train the baseline")
     find_threat(recipe, catalogue.plan(ingredients, recipe.assumed_facts()))
     data = recipe.open_data(catalogue)
     asked = recipe.model.num_classes
@@ -187,7 +217,17 @@ def prepare(recipe: Recipe) -> Job:
     channels, height, width = data.input_shape
     facts = Facts(data.n_classes, (channels, height, width))
     plan = catalogue.plan(ingredients, facts)
-    job = Job(recipe, catalogue, ingredients, data, facts, find_threat(recipe, plan))
+    given = None
+    if recipe.model.source is not None:
+        given = open_given(
+            recipe.model,
+            facts,
+            catalogue,
+            seed=recipe.train.seed,
+            tracking_uri=resolve_tracking(recipe.track.uri, Path.cwd()).uri,
+            trust=trust,
+        )
+    job = Job(recipe, catalogue, ingredients, data, facts, find_threat(recipe, plan), given)
     job.net(plan)
     return job
 

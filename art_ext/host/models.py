@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from art_ext.border.timm import build_model, check_layers, check_network, unweighted
@@ -25,7 +26,7 @@ from art_ext.plan import Plan
 from art_ext.secrets import masked
 from art_ext.types import Facts
 
-__all__ = ["OpenedModel", "build_network", "open_model"]
+__all__ = ["OpenedModel", "build_network", "ingredients_of", "open_model"]
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,22 @@ def open_model(
     return OpenedModel(module, known, ingredients, resolved, shown, digest_of_weights(_tensors(module)), found.state)
 
 
+def ingredients_of(use: Any, shown: str, catalogue: Catalogue) -> list[Ingredient]:
+    """The ingredients of a recipe's `use:` as plain data; `shown` names where it was found.
+
+    Raises:
+        ModelError: where it is garbled.
+        RecipeError: for what no allowed plugin offers.
+    """
+    try:
+        recipe = Recipe.model_validate(
+            {"schema": 1, "name": "earlier", "use": use, "model": {"timm": ""}, "data": {"name": ""}}
+        )
+    except ValidationError:
+        raise ModelError(f"the methods that {shown} was trained by are garbled; save the network again") from None
+    return recipe.ingredients(catalogue)
+
+
 def build_network(wanted: ModelSection, facts: Facts, catalogue: Catalogue, seed: int = 0) -> nn.Module:
     """The network that a recipe's `model:` names, before surgery; its weights are drawn from the seed.
 
@@ -114,7 +131,8 @@ def build_network(wanted: ModelSection, facts: Facts, catalogue: Catalogue, seed
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return catalogue.model(wanted.name).build(scale | wanted.options, facts)
-    assert wanted.timm is not None
+    if wanted.timm is None:
+        raise ModelError(f"nothing says which network {wanted.shown} is; name it with model.timm=NAME")
     return build_model(
         wanted.timm,
         num_classes=facts.n_classes,
@@ -151,6 +169,8 @@ def _module(
             f"nothing says which network the weights of {shown} belong to; name the recipe that trained it "
             "with --recipe, or put its architecture.json beside it"
         )
+    for use in () if found.network is None else found.network.earlier:
+        bare = catalogue.plan(ingredients_of(use, shown, catalogue), facts).operate(bare)
     module = catalogue.plan(ingredients, facts).operate(bare)
     assert found.weights is not None
     fit_weights(module, found.weights, shown, hint="" if trained is not None else "name its recipe with --recipe")

@@ -67,6 +67,9 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
         echo(line)
     for outcome in outcomes:
         epoch, epochs = outcome.history.best_epoch, len(outcome.history.epochs)
+        if epochs == 0:
+            echo(f"{outcome.role}: the given model as it is")
+            continue
         shown = "; the last epoch: " + ", ".join(f"{row.name} {row.value:.3f}" for row in outcome.last)
         echo(f"{outcome.role}: epoch {epoch} of {epochs} is the best on held-out data{shown if outcome.last else ''}")
         if outcome.rejection is not None:

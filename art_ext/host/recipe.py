@@ -43,6 +43,7 @@ from art_ext.host.manager import CORE, Catalogue, create_plugin_manager, default
 from art_ext.ingredient import Count, Ingredient, Number, Positive, explain, parse_number
 from art_ext.parts.ranges import Uniform
 from art_ext.plan import Plan
+from art_ext.secrets import masked
 from art_ext.types import Facts
 
 __all__ = [
@@ -104,14 +105,22 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_SOURCES = frozenset(
+    {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args", "checkpoint_path", "cache_dir"}
+)
+"""Options of timm's that name weights or files; a stranger's recipe opens none through them."""
+
+
 class ModelSection(BaseModel):
     """The network: `timm: NAME` from timm's registry, or `name: NAME` of a plugin's model.
 
-    All other keys go to its builder.
+    All other keys go to its builder. With `from: SOURCE` it starts from trained weights, and the network
+    need be named only where the source does not say it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", validate_by_name=True, validate_by_alias=True)
 
+    source: Annotated[str | None, Field(alias="from", description="weights to start from")] = None
     timm: str | None = None
     name: str | None = None
     head: Annotated[str | None, Field(description="path of the last layer, where it is not found by itself")] = None
@@ -121,13 +130,22 @@ class ModelSection(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
-        if (self.timm is None) == (self.name is None):
-            raise ValueError("give either timm: NAME, or name: NAME of a plugin's model")
+        if (self.timm is None) == (self.name is None) and not (self.source is not None and self.timm is None):
+            raise ValueError("give either timm: NAME, or name: NAME of a plugin's model, or from: SOURCE alone")
+        if self.source is not None:
+            _refuse_password("from", self.source)
+        if sources := sorted(_SOURCES & set(self.options)):
+            raise ValueError(f"{sources[0]} is no option of a recipe; weights are named by from: timm:NAME, or a file")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std go together; give both or neither")
         if self.mean is not None and self.std is not None and len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} values and std {len(self.std)}; give one for each channel")
         return self
+
+    @property
+    def shown(self) -> str:
+        """How lines name it."""
+        return self.timm or self.name or masked(self.source or "")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -162,6 +180,24 @@ class Track(_Section):
     experiment: str | None = None
     run_name: str | None = None
     uri: str | None = None
+    register: Annotated[
+        str | None, Field(pattern=r"^[^/:.%\"'@]+$", description="registered model that the network is a version of")
+    ] = None
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, value: str | None) -> str | None:
+        return value if value is None else _refuse_password("uri", value)
+
+
+def _refuse_password(key: str, address: str) -> str:
+    """Recipes are copied into runs, reports and servers, so an address in one holds no secret."""
+    if masked(address) != address:
+        raise ValueError(
+            f"{key} holds a password or a token, and a recipe is shown to others; take it out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_URI as a whole"
+        )
+    return address
 
 
 def _milestones_beside_factor(value: Any) -> Any:
@@ -180,6 +216,10 @@ class Train(_Section):
     optimizer: NamedInYaml = Named("sgd", {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4})
     schedule: Annotated[NamedInYaml, BeforeValidator(_milestones_beside_factor)] = Named("constant")
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    baseline: Annotated[
+        Literal["given", "train", "none"] | None,
+        Field(description="the undefended model: the one of model.from, or trained; given where it can be"),
+    ] = None
     held_out: Annotated[Number, Field(gt=0, lt=1, description="share of training data that picks the best epoch")] = 0.2
     clip_gradient: Annotated[Positive | None, Field(description="largest norm of a gradient")] = None
     threads: Annotated[Count | None, Field(description="of the CPU; 1 is fastest for small images")] = None
@@ -710,7 +750,7 @@ def _line(item: Mapping[str, Any], prefix: str, model: type[BaseModel]) -> str:
     line = explain(error, prefix, model)[0].removeprefix(": ")
     if kind == "value_error" and (isinstance(item["input"], Mapping) or repr(item["input"]) in message):
         line = line.rpartition(", got ")[0]  # the message has said so already
-    return one_line(line)
+    return one_line(masked(line))
 
 
 def _check_parts(
@@ -925,12 +965,12 @@ def _as_value_error(make: Callable[[], Any]) -> Any:
 def _fields(model: BaseModel) -> dict[str, Any]:
     """A model's declared fields as plain data."""
     written: dict[str, Any] = {}
-    for name in type(model).model_fields:
-        value = getattr(model, name)
+    for name, info in type(model).model_fields.items():
+        value, key = getattr(model, name), info.alias or name
         try:
-            written[name] = _plain(value)
+            written[key] = _plain(value)
         except TypeError:  # a plugin's own type: pydantic knows how to write it
-            written[name] = model.model_dump(mode="json", include={name})[name]
+            written[key] = model.model_dump(mode="json", include={name})[name]
     return written
 
 

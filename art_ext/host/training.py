@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,32 +12,42 @@ from torch import nn
 
 from art_ext.border.mlflow import MLflowTracker, Tracking
 from art_ext.border.progress import ProgressDisplay
-from art_ext.border.timm import architecture
+from art_ext.border.weights import Network
+from art_ext.engine import checkpoint
 from art_ext.engine.fit import Fit
 from art_ext.engine.journal import Journal
 from art_ext.engine.net import Net
 from art_ext.engine.observe import Observer, RunInfo
 from art_ext.engine.run import Run
 from art_ext.evaluation.suite import Evaluator, HeldOut, as_metrics
+from art_ext.host.beside import describe_network, fit_detectors, keep_detectors, keep_network
 from art_ext.host.job import Job
 from art_ext.host.outcome import Outcome, rejecting
 from art_ext.host.recipe import flatten
 from art_ext.plan import Plan
+from art_ext.secrets import masked_data
 
 
 def train(job: Job, role: str, plan: Plan, folder: Path, tracking: Tracking) -> Outcome:
-    """One training with its tracking and evaluation; the run ends as failed where anything is raised."""
+    """One training with its tracking and evaluation; the run ends as failed where anything is raised.
+
+    The undefended role of a given model (`train.baseline: given`) takes no step: it is evaluated as it is.
+    """
     info = run_info(job, role, plan, folder)
     run = Run(job.settings, job.train.seed)
     model, net = build(job, plan, run)
+    network = describe_network(model, job.facts, info.recipe, () if job.given is None else job.given.earlier)
     observers, tracker = watch(job, info, run, tracking)
     try:
         for observer in observers:
             observer.run_start(info)
         outcome = _fit(job, role, plan, net, run, folder, observers)
         outcome.tracker = tracker
+        detectors = fit_detectors(plan, net, job.training, job.held_out, run.device)
         if tracker is not None:
-            _log(job, tracker, model, outcome)
+            keep_network(folder, network)
+            keep_detectors(folder, detectors)
+            _log(job, tracker, model, network, detectors, outcome)
         metrics = {**as_metrics(outcome.rows), "best_epoch": float(outcome.history.best_epoch)}
         for observer in observers:
             observer.run_end(metrics)
@@ -59,13 +70,15 @@ def _fit(
         net,
         job.optimizer(net.module),
         run,
-        epochs=train.epochs,
+        epochs=0 if job.takes_as_it_is(plan) else train.epochs,
         schedule=job.schedule(),
         validate=held_out,
         observers=observers,
         folder=folder,
     )
     history = fit(job.batches(run.device))
+    if not history.epochs and run.rank == 0:
+        checkpoint.save(folder / "best.pt", {"net": net.module.state_dict(), "epoch": 0, "step": 0})
     attacks, last = job.attacks(plan), []
     evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
     rows = evaluator.run(attacks)
@@ -84,7 +97,7 @@ def build(job: Job, plan: Plan, run: Run) -> tuple[nn.Module, Net]:
 
 
 def run_info(job: Job, role: str, plan: Plan, folder: Path) -> RunInfo:
-    recipe = job.resolved | {"use": job.resolved["use"] if plan.used else []}
+    recipe = masked_data(job.resolved | {"use": job.resolved["use"] if plan.used else []})
     return RunInfo(
         name=f"{job.recipe.name} {role}",
         role=role,
@@ -92,8 +105,24 @@ def run_info(job: Job, role: str, plan: Plan, folder: Path) -> RunInfo:
         params=flatten(recipe),
         recipe=recipe,
         plan=plan.describe(),
+        parent=folder.parent,
         data=job.data_facts(),
         tags=job.catalogue.versions(plan.used),
+    )
+
+
+def parent_info(job: Job, folder: Path) -> RunInfo:
+    """The run that holds those of the roles and of the evaluation."""
+    return RunInfo(
+        name=job.recipe.track.run_name or job.recipe.name,
+        role="harden",
+        folder=folder,
+        params=flatten(job.resolved),
+        recipe=job.resolved,
+        plan=job.plan(job.ingredients).describe(),
+        data=job.data_facts(),
+        tags=job.catalogue.versions(named.name for named in job.ingredients),
+        rank=int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0),
     )
 
 
@@ -107,8 +136,15 @@ def watch(job: Job, info: RunInfo, run: Run, tracking: Tracking) -> tuple[list[O
     return [journal, tracker, ProgressDisplay(), *job.catalogue.manager.observers(info)], tracker
 
 
-def _log(job: Job, tracker: MLflowTracker, model: nn.Module, outcome: Outcome) -> None:
+def _log(
+    job: Job,
+    tracker: MLflowTracker,
+    model: nn.Module,
+    network: Network,
+    detectors: Mapping[str, torch.Tensor],
+    outcome: Outcome,
+) -> None:
     records = [row.as_record() for row in outcome.rows]
     tracker.attach_table("evaluation.json", {key: [record[key] for record in records] for key in records[0]})
     example = job.data.test.x[torch.arange(2)].cpu().numpy()
-    tracker.log_model(model, architecture(model), example, job.resolved)
+    tracker.log_model(model, network.architecture, example, network.recipe, detectors, network.earlier)

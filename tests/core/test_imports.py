@@ -40,9 +40,9 @@ LIBRARIES = {
     "entries": {"torch", "pydantic"},
     "data": {"torch", "torchvision", "numpy", "scipy", "PIL", "sklearn", "timm"},
     "engine": {"torch", "numpy"},
-    "evaluation": {"torch", "numpy", "scipy", "matplotlib", "jinja2"},
+    "evaluation": {"torch", "numpy", "scipy", "matplotlib", "jinja2", "pydantic"},
     "border": {"torch", "numpy", "pydantic", "yaml", "rich", "matplotlib", "safetensors"},
-    "lifecycle": {"torch", "numpy", "yaml", "jinja2", "matplotlib", "safetensors"},
+    "lifecycle": {"torch", "numpy", "pydantic", "yaml", "jinja2", "matplotlib", "safetensors"},
     "host": {"torch", "numpy", "pydantic", "pydantic_core", "yaml", "rich", "matplotlib", "jinja2", "click", "pluggy"},
     "api": set(),
     "testing": {"torch", "numpy", "pydantic"},
@@ -52,8 +52,10 @@ LIBRARIES = {
 OWNERS = {
     "art": ("border/art", "testing/art"),
     "timm": ("border/timm", "border/networks"),
+    "huggingface_hub": ("border/timm",),
     "mlflow": ("border/mlflow",),
     "lightning_fabric": ("engine/run",),
+    "pyarrow": ("evaluation/examples",),
     "pluggy": ("host/",),
     "click": ("host/",),
 }

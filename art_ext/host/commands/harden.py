@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from art_ext.host.commands.options import debug_option, set_option
+from art_ext.host.commands.options import debug_option, set_option, trust_option
 
 
 @click.command(short_help="Train, attack and compare models.")
@@ -16,8 +16,9 @@ from art_ext.host.commands.options import debug_option, set_option
 @click.option(
     "--output", type=click.Path(file_okay=False, path_type=Path), default=None, help="Folder for the run's files."
 )
+@trust_option
 @debug_option
-def harden(recipe: str, overrides: tuple[str, ...], dry: bool, output: Path | None) -> None:
+def harden(recipe: str, overrides: tuple[str, ...], dry: bool, output: Path | None, trust: bool) -> None:
     """Train an undefended and a hardened model after RECIPE, attack both, and show the difference.
 
     RECIPE is a YAML file, or the name of an installed recipe such as digits/pc_lc_pgd_at.
@@ -29,8 +30,8 @@ def harden(recipe: str, overrides: tuple[str, ...], dry: bool, output: Path | No
     if dry:
         from art_ext.host.dry_run import dry_run
 
-        dry_run(loaded, click.echo)
+        dry_run(loaded, click.echo, trust=trust)
     else:
         from art_ext.host.harden import harden as run
 
-        run(loaded, output=output, echo=click.echo)
+        run(loaded, output=output, echo=click.echo, trust=trust)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-__all__ = ["DEBUG", "debug_option", "set_option"]
+__all__ = ["DEBUG", "debug_option", "set_option", "trust_option"]
 
 DEBUG = "art_ext.debug"
 """The key under which the context remembers `--debug`."""
@@ -29,4 +29,10 @@ set_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="Change a setting, such as train.epochs=3 or pc_lc.xi=0.9; may be repeated.",
+)
+trust_option = click.option(
+    "--trust-model",
+    "trust",
+    is_flag=True,
+    help="Open models that run code of whoever made them: pickles, TorchScript, MLflow's other flavors.",
 )
