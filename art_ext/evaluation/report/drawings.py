@@ -10,8 +10,8 @@ from torch import Tensor
 
 from art_ext.evaluation.record import CurvePoint, Estimate
 from art_ext.evaluation.report import formulas
-from art_ext.evaluation.report.drawing import BASELINE, CLASSES, GOOD, INK, MODEL, OTHER, figure
-from art_ext.evaluation.report.material import FeatureMap, Plane, Ray, Scores, Training, Transfer
+from art_ext.evaluation.report.canvas import BASELINE, CLASSES, GOOD, INK, MODEL, OTHER, figure
+from art_ext.evaluation.report.material import FeatureMap, Heatmap, Plane, Ray, Scores, Training, Transfer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,6 +147,11 @@ def heatmap(
     axes.set_xlabel(across)
     axes.set_ylabel(down)
     return made
+
+
+def certainty(found: Heatmap, names: Sequence[str]) -> Figure:
+    """Labels against mean predicted probabilities."""
+    return heatmap(found.means, names, "predicted", "label", top=1.0, share=True)
 
 
 def landing(counts: Tensor) -> Figure:

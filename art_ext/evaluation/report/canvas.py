@@ -51,20 +51,22 @@ def figure(width: float = 4.8, height: float = 3.0) -> Figure:
     return Figure(figsize=(width, height), dpi=144, layout="constrained")
 
 
-def svg(name: str, draw: Callable[[], Figure], description: str) -> str:
+def svg(name: str, description: str, draw: Callable[..., Figure], *args: object) -> str:
     """A figure as an <svg> element for an HTML page, the same for the same figure.
 
     Ids carry the name, since those of a page must differ; nothing in it refers to another place.
 
     Args:
-        name: of letters, digits and hyphens.
+        name: of the figure in the page.
         description: for readers who do not see it.
+        draw: gives the figure from `args`.
     """
     import matplotlib
 
+    name = re.sub(r"[^A-Za-z0-9]+", "-", name)
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         buffer = io.StringIO()
-        draw().savefig(buffer, format="svg", metadata={"Date": None})
+        draw(*args).savefig(buffer, format="svg", metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
