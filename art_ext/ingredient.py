@@ -96,6 +96,8 @@ class Ingredient(BaseModel):
     paper: ClassVar[Paper]
     trial: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options under which two steps on a tiny network show its effect; contract tests use them."""
+    adaptive: ClassVar[tuple[str, ...]] = ()
+    """Names of attacks that someone who knows it would run, besides those whose entries say that they inform on it."""
 
     def __init__(self, **fields: Any) -> None:
         try:

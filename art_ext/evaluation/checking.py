@@ -1,0 +1,149 @@
+"""Gathers what each trust check needs from a campaign, and asks what else must be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from art_ext.evaluation import lineup as names
+from art_ext.evaluation import trust
+from art_ext.evaluation.campaign import Campaign
+from art_ext.evaluation.lineup import WHITE_BOX, Lineup, Planned
+from art_ext.evaluation.measure import MOST, Repeats, gradients
+from art_ext.evaluation.probes import rescaled_ce
+from art_ext.evaluation.suites import Suite
+from art_ext.evaluation.trials import Trials
+from art_ext.evaluation.trust import Suspicion
+from art_ext.parts.attacks import PGD, for_evaluation
+from art_ext.parts.norms import norm_named
+from art_ext.parts.objectives import cw
+
+UNBOUNDED_STEPS = 40
+
+
+@dataclass(frozen=True)
+class Checking:
+    """Asks every trust check about a campaign that has run.
+
+    Attributes:
+        seen: a part ("training", "selection") to how many of the images are in it.
+        known: whether the recipe is.
+    """
+
+    campaign: Campaign
+    suite: Suite
+    lineup: Lineup
+    repeats: Repeats
+    n_classes: int
+    seen: Mapping[str, int]
+    known: bool
+
+    def suspicions(self) -> list[Suspicion]:
+        """Every check's, in the order of the report."""
+        campaign, rows = self.campaign, self.campaign.active
+        n = int(rows.sum())
+        white = campaign.fell(*self._of(WHITE_BOX))[rows]
+        single, many, margin = (
+            campaign.fell(name)[rows] for name in (names.ONE_STEP, names.MANY_STEPS, names.MARGIN)
+        )
+        return [
+            trust.clean_accuracy_low(int((campaign.right & rows).sum()), n, self.n_classes),
+            trust.one_step_beats_many(single, many),
+            self._others("black-box", white, rows, trust.black_box_beats_white_box),
+            self._others("transfer", white, rows, trust.transfer_beats_white_box),
+            trust.random_beats_gradients(campaign.fell(names.RANDOM)[rows], white, self.suite.tries),
+            self._unbounded(),
+            trust.smaller_ball_beats_larger(campaign.fell(names.HALF)[rows], margin),
+            *self._gradients(many, rows),
+            trust.losses_disagree(margin, many),
+            self._effort(n),
+            self._repeats(self.repeats.varied, self.repeats.twice, trust.answers_vary),
+            self._repeats(self.repeats.mixed, self.repeats.company, trust.batch_matters),
+            trust.seen_before(self.seen, n),
+            trust.adaptive_attacks(self.lineup.covered, self._missing(), known=self.known),
+        ]
+
+    def _of(self, families: tuple[str, ...]) -> list[str]:
+        return [
+            name
+            for name, trial in self.campaign.found.items()
+            if trial.planned.family in families and not name.startswith(names.EFFORT)
+        ]
+
+    def _others(
+        self, family: str, white: Tensor, rows: Tensor, check: Callable[[Tensor, Tensor, Sequence[str]], Suspicion]
+    ) -> Suspicion:
+        """Attacks of a family that needs no gradients of this network against those that do."""
+        found = [attack for attack in self._of((family,)) if attack != names.RANDOM]
+        asked = check(self.campaign.fell(*found)[rows], white, found)
+        if found:
+            return asked
+        needs = "another network to craft on" if family == "transfer" else "an installed black-box attack"
+        return trust.not_run(asked.name, asked.title, f"this needs {needs}")
+
+    def _sample(self) -> Tensor:
+        """(m,) at most `MOST` images that are right when clean."""
+        return (self.campaign.right & self.campaign.active).nonzero().squeeze(1)[:MOST]
+
+    def _unbounded(self) -> Suspicion:
+        """The strongest kinds of gradient attack, in a ball that holds every image."""
+        campaign, index = self.campaign, self._sample()
+        low, high = campaign.threat.clip
+        norm, title = campaign.threat.norm, "Unbounded perturbations"
+        if high - low == float("inf") or norm == "l0":
+            return trust.not_run("unbounded", title, "this needs a range of pixels, and a norm that it bounds")
+        pixels = campaign.evaluator.batch(torch.arange(1))[0][0].numel()
+        reach = {"linf": 1.0, "l2": pixels**0.5, "l1": float(pixels)}[norm] * (high - low)
+        pgd = PGD(norm_named(norm, reach), UNBOUNDED_STEPS, clip=campaign.threat.clip)
+        trials = Trials(
+            campaign.evaluator,
+            campaign.threat,
+            campaign.trials.identity,
+            folder=campaign.trials.folder,
+            writer=campaign.trials.writer,
+            batch_size=campaign.trials.batch_size,
+        )
+        standing = index
+        for objective in (cw, rescaled_ce):
+            attack = Planned(f"unbounded_{objective.name}", for_evaluation(pgd, objective=objective), "gradient")
+            trial = trials.run(attack, standing)
+            standing = standing[~trial.changed(campaign.y)[standing]]
+        return trust.unbounded_survivors(len(standing), len(index), reach)
+
+    def _gradients(self, many: Tensor, rows: Tensor) -> list[Suspicion]:
+        index = self._sample()
+        title = "Gradients that are zero"
+        if len(index) == 0:
+            return [trust.not_run("zero_gradients", title, "no clean image is right, so there is none to look at")]
+        found = gradients(self.campaign.evaluator, self.campaign.threat, index)
+        gap, vanished = float(found.gap.median()), float(found.vanished.double().mean())
+        rescaled = self.campaign.fell(names.RESCALED)[rows] if names.RESCALED in self.campaign.found else many
+        return [
+            trust.no_gradients(int(found.zero.sum()), len(index), found.cut),
+            trust.saturated_logits(rescaled, many, vanished, gap),
+        ]
+
+    def _effort(self, n: int) -> Suspicion:
+        trials = [trial for name, trial in self.campaign.found.items() if name.startswith(names.EFFORT)]
+        if not trials:
+            return trust.not_run("more_effort", "More steps and restarts", "more effort was not spent")
+        found = self.campaign.fell(*(trial.planned.name for trial in trials))
+        steps, restarts = self.suite.effort
+        return trust.more_effort_finds(int(found.sum()), n, f"PGD with {steps} steps and {restarts + 1} restarts")
+
+    def _repeats(
+        self, odd: Tensor, sizes: Tensor, check: Callable[[int, int, float], Suspicion]
+    ) -> Suspicion:
+        return check(int(odd.sum()), len(odd), float(sizes.max()))
+
+    def _missing(self) -> dict[str, str]:
+        """Ingredients without an adaptive attack, those included whose only one failed."""
+        missing = dict(self.lineup.missing)
+        for ingredient, attacks in self.lineup.covered.items():
+            errors = [self.campaign.found[a].error for a in attacks if a in self.campaign.found]
+            if errors and len(errors) == len(attacks) and all(errors):
+                missing[ingredient] = f"its attack failed ({errors[0]})"
+        return missing

@@ -1,0 +1,333 @@
+"""An evaluation from end to end: attacks, trust checks, detectors, the curve, the undefended network, the record."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from art_ext.data.checks import check_labels
+from art_ext.data.images import Images
+from art_ext.engine.net import Net
+from art_ext.entries import AttackEntry, EvaluationContext
+from art_ext.errors import ConfigError, DataError
+from art_ext.evaluation import lineup as names
+from art_ext.evaluation.campaign import Campaign
+from art_ext.evaluation.checking import Checking
+from art_ext.evaluation.curve import curve_of, smallest_eps
+from art_ext.evaluation.digests import data_digest, image_digests, overlap
+from art_ext.evaluation.lineup import Lineup, build_lineup, effort
+from art_ext.evaluation.measure import repeats
+from art_ext.evaluation.record import (
+    Baseline,
+    CurvePoint,
+    DataInfo,
+    EvaluationRecord,
+    ModelInfo,
+    RejectionResult,
+)
+from art_ext.evaluation.rejecting import judge_detector, prepare_detector
+from art_ext.evaluation.settling import Question, groups
+from art_ext.evaluation.suite import Evaluator
+from art_ext.evaluation.suites import Suite
+from art_ext.evaluation.threat import Threat
+from art_ext.evaluation.trials import Clock, Tick
+from art_ext.evaluation.trust import judge
+from art_ext.evaluation.verdict import conclude
+from art_ext.parts.attacks import Attack
+from art_ext.plan import Plan
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network under evaluation.
+
+    Attributes:
+        plan: of the ingredients that trained it; of none where nothing is known.
+        known: whether the plan is what trained it.
+        adaptive: an ingredient's name to the attacks that it says an informed attacker would run.
+    """
+
+    net: Net
+    plan: Plan
+    info: ModelInfo
+    known: bool = False
+    adaptive: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images with their labels, (N,) class indices."""
+
+    x: Images
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an evaluation runs.
+
+    Attributes:
+        extra: attacks besides the suite's, by name.
+        folder: of evaluation.json, examples.parquet and the partial results; None keeps all in memory.
+        minutes: the budget; what it does not suffice for is left out, and the record says so.
+        until: a question that it stops at as soon as it is settled.
+        shard: (rank, world): this process attacks indices[rank::world] and writes partial results alone.
+
+    Raises:
+        ConfigError: for a value that cannot be used, or two that contradict each other.
+    """
+
+    suite: Suite
+    extra: Sequence[tuple[str, Attack]] = ()
+    seed: int = 0
+    device: torch.device | None = None
+    folder: Path | None = None
+    batch_size: int = 256
+    minutes: float | None = None
+    until: Question | None = None
+    shard: tuple[int, int] | None = None
+    progress: Callable[[Tick], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is a whole number from 1, got {self.batch_size}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ConfigError(f"the budget in minutes must be above 0, got {self.minutes:g}")
+        if self.shard is None:
+            return
+        rank, world = self.shard
+        if not 0 <= rank < world:
+            raise ConfigError(f"a shard is RANK/WORLD with RANK from 0 to WORLD - 1, got {rank}/{world}")
+        if self.folder is None:
+            raise ConfigError("shards meet in a folder; name one")
+        if self.until is not None:
+            raise ConfigError("a shard does not see the others' results, so it cannot stop early; drop one of the two")
+
+
+class Evaluation:
+    """Evaluates one network on one set of images; `run` does it and gives the record.
+
+    Args:
+        data: what it is evaluated on; never rows that it was trained on.
+        threat: what the attacker may do.
+        attacks: the attacks that plugins offer, by name.
+        baseline: the undefended network, attacked the same way, and a surrogate for transfer.
+        calibration: held-out rows that set the thresholds of detectors.
+        seen: "training" and "selection" rows, to find images that it has seen; the first also fit detectors' banks.
+        notes: sentences for the record.
+
+    Raises:
+        DataError: for images or labels that cannot be used.
+        ModelError: for a network that does not give finite logits for the classes of the plan.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        data: Rows,
+        threat: Threat,
+        options: Options,
+        *,
+        info: DataInfo | None = None,
+        attacks: Mapping[str, AttackEntry] | None = None,
+        baseline: Net | None = None,
+        calibration: Rows | None = None,
+        seen: Mapping[str, Rows] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.subject, self.threat, self.options = subject, threat, options
+        self.calibration, self.seen = calibration, dict(seen or {})
+        self.n_classes, n = subject.plan.facts.n_classes, len(data.x)
+        if n == 0:
+            raise DataError("there are no images to evaluate on; give at least one")
+        self.data = Rows(data.x, check_labels(data.y, self.n_classes, n, "y"))
+        self.notes, self.clock = list(notes), Clock(None if options.minutes is None else 60 * options.minutes)
+        self.digests = image_digests(data.x)
+        self.digest = data_digest(self.digests, self.data.y)
+        self.info = replace(info, digest=self.digest) if info else DataInfo("images", "given", self.digest, n)
+        self.evaluator = self._evaluator(subject.net, self.data)
+        self.repeats = repeats(self.evaluator, n)
+        self.lineup = self._lineup(attacks or {}, baseline)
+        last = effort(threat, *options.suite.effort)
+        self.campaign = self._campaign(self.evaluator, self.lineup, last, subject.info.digest)
+        self.baseline = baseline
+        self.answer: bool | None = None
+
+    def attack(self) -> None:
+        """Runs the attacks alone: of a shard, on its own images."""
+        campaign, question = self.campaign, self.options.until
+        every = torch.arange(len(self.data.y))
+        if question is None:
+            rank, world = self.options.shard or (0, 1)
+            campaign.attack(every[rank::world])
+            return
+        parts = groups(len(every), self.options.seed)
+        looks = 0
+        for part in parts:
+            looks += 1
+            campaign.attack(part, lambda: question.surely_below(*self._stands(), len(parts)))
+            self.answer = question.answer(*self._stands(), len(parts))
+            if self.answer is not None or self.clock.over:
+                break
+        said = "is not settled" if self.answer is None else f"is settled: {'yes' if self.answer else 'no'}"
+        self.notes.append(
+            f"{question} {said}, after {int(campaign.active.sum())} of {len(every)} images and {looks} of {len(parts)} "
+            "looks, each with its share of the 5% that the interval may err (Bonferroni)"
+        )
+
+    def run(self) -> EvaluationRecord:
+        """Attacks, checks, and the record, which is written into the folder where there is one.
+
+        Raises:
+            ConfigError: of a shard, which has no whole to speak of.
+        """
+        if self.options.shard is not None:
+            raise ConfigError("a shard runs attack() alone; then run the evaluation without it in the same folder")
+        self.attack()
+        campaign = self.campaign
+        suite, known = self.options.suite, self.subject.known
+        asked = Checking(campaign, suite, self.lineup, self.repeats, self.n_classes, self._seen(), known)
+        checks = judge(asked.suspicions())
+        smallest, curve = self._curve()
+        rejection, baseline = self._rejection(), self._baseline()
+        unfinished = [] if self.answer is not None else campaign.unfinished
+        if self.clock.over:
+            rest = f"; not finished: {', '.join(unfinished)}" if unfinished else ""
+            self.notes.append(f"the budget of {self.options.minutes:g} minutes ended before the suite{rest}")
+        complete, results = not self.clock.over and not unfinished, campaign.results()
+        worst = campaign.estimate(campaign.standing)
+        record = EvaluationRecord(
+            model=self.subject.info,
+            data=replace(self.info, n=int(campaign.active.sum())),
+            threat=self.threat,
+            suite=self.options.suite.name,
+            seed=self.options.seed,
+            clean=campaign.estimate(campaign.right),
+            attacks=results,
+            worst_case=worst,
+            verdict=conclude(worst, self.threat, results, checks, baseline, complete=complete),
+            checks=checks,
+            rejection=tuple(rejection),
+            curve=curve,
+            baseline=baseline,
+            versions={"torch": torch.__version__, "python": platform.python_version()},
+            notes=tuple(dict.fromkeys([*self.notes, *self.lineup.notes])),
+            complete=complete,
+            seconds=round(self.clock.elapsed, 2),
+        )
+        if self.options.folder is not None:
+            campaign.examples(smallest).write(self.options.folder)
+            record.write(self.options.folder)
+        return record
+
+    def _stands(self) -> tuple[int, int]:
+        campaign = self.campaign
+        return int((campaign.standing & campaign.active).sum()), int(campaign.active.sum())
+
+    def _evaluator(self, net: Net, rows: Rows) -> Evaluator:
+        return Evaluator(net, rows.x, rows.y, seed=self.options.seed, device=self.options.device)
+
+    def _lineup(self, entries: Mapping[str, AttackEntry], baseline: Net | None) -> Lineup:
+        threat, subject = self.threat, self.subject
+        surrogates = {} if baseline is None else {"undefended": baseline}
+        return build_lineup(
+            subject.plan,
+            threat,
+            self.options.suite,
+            entries,
+            EvaluationContext(subject.plan, threat.norm, threat.eps, threat.clip, surrogates),
+            extra=self.options.extra,
+            adaptive=subject.adaptive,
+            random=bool(self.repeats.varied.any()),
+        )
+
+    def _campaign(
+        self, evaluator: Evaluator, lineup: Lineup, last: Sequence[names.Planned], digest: str
+    ) -> Campaign:
+        options, threat = self.options, self.threat
+        identity = {
+            "model": digest,
+            "data": self.digest,
+            "threat": [threat.norm, threat.eps, *threat.clip],
+            "seed": options.seed,
+        }
+        return Campaign(
+            evaluator,
+            threat,
+            self.n_classes,
+            lineup.planned,
+            last,
+            identity,
+            folder=options.folder,
+            writer="0" if options.shard is None else str(options.shard[0]),
+            batch_size=options.batch_size,
+            clock=self.clock,
+            progress=options.progress,
+        )
+
+    def _seen(self) -> dict[str, int]:
+        active = self.campaign.active.tolist()
+        digests = [digest for digest, used in zip(self.digests, active, strict=True) if used]
+        return {part: overlap(digests, set(image_digests(rows.x))) for part, rows in self.seen.items()}
+
+    def _curve(self) -> tuple[Tensor | None, tuple[CurvePoint, ...]]:
+        campaign = self.campaign
+        if self.threat.norm == "l0" or self.clock.over:
+            return None, ()
+        rounds, steps = self.options.suite.curve
+        smallest = smallest_eps(
+            self.evaluator,
+            self.threat,
+            campaign.right & campaign.active,
+            campaign.smallest_known(),
+            campaign.standing,
+            rounds=rounds,
+            steps=steps,
+            batch_size=self.options.batch_size,
+            over=lambda: self.clock.over,
+        )
+        return smallest, curve_of(smallest[campaign.active], self.threat.eps)
+
+    def _rejection(self) -> list[RejectionResult]:
+        """Each of the plan's detectors, on thresholds from held-out rows."""
+        parts = self.subject.plan.compose()
+        if not parts.detectors or self.clock.over:
+            return []
+        if self.calibration is None:
+            self.notes.append("detectors were not judged: their thresholds need held-out images (calibration)")
+            return []
+        net = self.subject.net
+        calibration = self._evaluator(net, self.calibration)
+        training = self._evaluator(net, self.seen["training"]) if "training" in self.seen else None
+        test = self._evaluator(net, Rows(self.data.x, self.data.y))
+        found: list[RejectionResult] = []
+        for detector in parts.detectors:
+            why = prepare_detector(detector, training)
+            if why is not None:
+                self.notes.append(f"a detector was not judged: {why}")
+                continue
+            steps = min(self.options.suite.caps["steps"], 100)
+            found += judge_detector(detector, parts.attack, self.threat, calibration, test, steps=steps)
+        return found
+
+    def _baseline(self) -> Baseline | None:
+        """The undefended network under the same attacks, each but those that tables compare on what stands."""
+        if self.baseline is None or self.clock.over:
+            return None
+        own = {names.MANY_STEPS, names.MARGIN, *(name for name, _ in self.options.extra)}
+        planned = [
+            replace(attack, everywhere=attack.name in own)
+            for attack in self.lineup.planned
+            if attack.family not in ("informed", "transfer") and attack.bounded(self.threat)
+        ]
+        evaluator = self._evaluator(self.baseline, self.data)
+        campaign = self._campaign(evaluator, Lineup(planned), (), f"undefended beside {self.subject.info.digest}")
+        campaign.attack(self.campaign.active.nonzero().squeeze(1))
+        return Baseline(
+            campaign.estimate(campaign.right), campaign.results(), campaign.estimate(campaign.standing)
+        )

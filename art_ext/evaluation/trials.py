@@ -1,0 +1,213 @@
+"""Attacks on some of the images, batch by batch, with everything kept in the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from art_ext.evaluation.ledger import Batch, Ledger, digest_of_config
+from art_ext.evaluation.lineup import Planned
+from art_ext.evaluation.suite import Evaluator
+from art_ext.evaluation.threat import Threat
+from art_ext.parts.noise import mix_int
+from art_ext.parts.norms import per_example
+
+SLACK = 1e-4
+"""By how much, relatively, a perturbation may be larger than eps: float32 rounding of x + delta."""
+
+
+@dataclass
+class Trial:
+    """What an attack did to each of N images; entries of images that it was not run on mean nothing.
+
+    Attributes:
+        done: (N,) bool: it was run on this image.
+        predicted, confidence, norm, inside: as in `ledger.Batch`, (N,).
+        bounded: whether it promises to stay in the threat's ball.
+        error: why it could not go on.
+    """
+
+    planned: Planned
+    bounded: bool
+    done: Tensor
+    predicted: Tensor
+    confidence: Tensor
+    norm: Tensor
+    inside: Tensor
+    forwards: int = 0
+    backwards: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+
+    @classmethod
+    def empty(cls, planned: Planned, threat: Threat, n: int) -> Trial:
+        no = torch.zeros(n, dtype=torch.bool)
+        zeros = torch.zeros(n)
+        return cls(
+            planned, planned.bounded(threat), no, torch.full((n,), -1), zeros.clone(), zeros.clone(), no.clone()
+        )
+
+    def add(self, batch: Batch) -> None:
+        at = batch.index
+        self.done[at] = True
+        for name in ("predicted", "confidence", "norm", "inside"):
+            getattr(self, name)[at] = getattr(batch, name)
+        self.forwards += batch.forwards
+        self.backwards += batch.backwards
+        self.seconds += batch.seconds
+
+    def changed(self, y: Tensor) -> Tensor:
+        """(N,) bool: misclassified at whatever distance."""
+        return self.done & (self.predicted != y)
+
+    def fell(self, y: Tensor) -> Tensor:
+        """(N,) bool: misclassified inside the threat's ball."""
+        return self.changed(y) & self.inside
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Where an evaluation stands: one of its attacks, by number, and the seconds left; None while not known."""
+
+    name: str
+    number: int
+    of: int
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+
+@dataclass
+class Clock:
+    """Time spent, time left, and the end of the budget.
+
+    Attributes:
+        seconds: of the budget; None for no end.
+        work: weight of what is still to do, for the estimate.
+    """
+
+    seconds: float | None = None
+    began: float = field(default_factory=time.monotonic)
+    spent: float = 0.0
+    work_done: float = 0.0
+    work_left: float = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def over(self) -> bool:
+        return self.seconds is not None and self.elapsed > self.seconds
+
+    def worked(self, weight: float, seconds: float) -> None:
+        self.work_done += weight
+        self.spent += seconds
+        self.work_left = max(0.0, self.work_left - weight)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest takes, from the work so far."""
+        return self.spent / self.work_done * self.work_left if self.work_done > 0 else None
+
+
+class Trials:
+    """Runs attacks on chosen images; what the ledger holds already is not done again.
+
+    Args:
+        identity: what all numbers depend on besides the attack: digests, threat, seed.
+        folder: of the ledger; None keeps nothing on disk.
+        writer: names this process among those that share the folder.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        threat: Threat,
+        identity: Mapping[str, Any],
+        *,
+        folder: Path | None = None,
+        writer: str = "0",
+        batch_size: int = 256,
+        clock: Clock | None = None,
+        progress: Callable[[Tick], None] | None = None,
+    ) -> None:
+        self.evaluator, self.threat, self.identity = evaluator, threat, dict(identity)
+        self.folder, self.writer, self.batch_size = folder, writer, batch_size
+        self.clock, self.progress = clock or Clock(), progress
+        self.found: dict[str, Trial] = {}
+
+    @property
+    def n(self) -> int:
+        return len(self.evaluator.y)
+
+    def run(self, planned: Planned, index: Tensor, number: int = 1, of: int = 1) -> Trial:
+        """Attacks the images at `index` (n,) that this attack has not been run on; ends early with the budget.
+
+        An attack that raises is left at what it did; the trial says why.
+        """
+        digest = digest_of_config({**self.identity, "name": planned.name, "attack": str(planned.attack)})
+        ledger = Ledger(self.folder, planned.name, digest, self.writer)
+        trial = self.found.get(planned.name)
+        if trial is None:
+            trial = self.found[planned.name] = Trial.empty(planned, self.threat, self.n)
+            for batch in ledger:
+                if not bool(trial.done[batch.index].any()):  # twice, where two processes did the same
+                    trial.add(batch)
+        todo = index[~trial.done[index]]
+        self.clock.work_left = max(0.0, self.clock.work_left - planned.cost * (len(index) - len(todo)))
+        for at in torch.split(todo, self.batch_size) if len(todo) else ():
+            if self.clock.over or trial.error is not None:
+                break
+            try:
+                batch = self.attempt(planned, at)
+            except Exception as error:  # a plugin's attack may do anything; the others go on
+                said = " ".join(str(error).split())[:300]
+                trial.error = f"{type(error).__name__}: {said}" if said else type(error).__name__
+                break
+            ledger.append(batch)
+            trial.add(batch)
+            self.clock.worked(planned.cost * len(at), batch.seconds)
+            if self.progress is not None:
+                done = int(trial.done[index].sum())
+                self.progress(Tick(planned.name, number, of, done, len(index), self.clock.left))
+        return trial
+
+    def attempt(self, planned: Planned, index: Tensor) -> Batch:
+        """One attack on a batch, judged by the network itself."""
+        spent, began = self.evaluator.spent, time.perf_counter()
+        before = (spent.forwards, spent.backwards)
+        with torch.random.fork_rng(devices=[]):  # for networks that draw from torch's generator
+            torch.manual_seed(mix_int(self.evaluator.seed, int(index[0])) & (1 << 62) - 1)
+            made, _ = self.evaluator.craft(planned.attack, index)
+            clean, _ = self.evaluator.batch(index)
+            finite = made.isfinite().flatten(1).all(1)
+            made = torch.where(per_example(finite), made, clean)
+            probabilities = F.softmax(self.evaluator.logits(made).double(), 1)
+        confidence, predicted = probabilities.max(1)
+        return Batch(
+            index,
+            predicted.cpu(),
+            confidence.float().cpu(),
+            self.threat.ball().of(made - clean).float().cpu(),
+            inside(self.threat, clean, made).cpu(),
+            spent.forwards - before[0],
+            spent.backwards - before[1],
+            time.perf_counter() - began,
+        )
+
+
+def inside(threat: Threat, clean: Tensor, made: Tensor) -> Tensor:
+    """(N,) bool: the perturbed images lie in the threat's ball around the clean ones, and in the clip range."""
+    low, high = threat.clip
+    slack = 1e-6 * max(1.0, high - low) if high - low < float("inf") else 0.0
+    small = threat.ball().of(made - clean) <= threat.eps * (1 + SLACK) + slack
+    flat = made.flatten(1)
+    return small & (flat.amin(1) >= low - slack) & (flat.amax(1) <= high + slack)
