@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test check bench docs clean
+.PHONY: install demo test check bench claims docs clean
 
 install: .venv/installed
 
@@ -23,6 +23,9 @@ test: check
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+claims: install
+	$(BIN)/python -m benchmarks.claims
 
 docs: install
 	$(BIN)/python -m art_ext.testing docs/combinations.md

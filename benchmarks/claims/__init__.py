@@ -1,0 +1,1 @@
+"""What the papers claim, tried on the data on board: `python -m benchmarks.claims` writes docs/claims.md."""

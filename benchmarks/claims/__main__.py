@@ -1,0 +1,132 @@
+"""`python -m benchmarks.claims`: trains and measures what is missing, then writes docs/claims.md."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each worker has one core
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import torch
+
+from benchmarks.claims import page
+from benchmarks.claims.papers import PAPERS
+from benchmarks.claims.units import Key, Record, Store, Unit, units_of, work
+
+SEEDS = (0, 1, 2)
+RESULTS, PAGE = Path("runs/claims"), Path("docs/claims.md")
+
+
+def attempt(unit: Unit, quick: bool) -> tuple[Unit, dict[str, Any] | str]:
+    """A unit's record, or why there is none."""
+    try:
+        return unit, work(unit, quick)
+    except Exception as error:
+        return unit, f"{error.__class__.__name__}: {error}\n{traceback.format_exc()}"
+
+
+def prepare_worker() -> None:
+    """Ctrl-C is the parent's business."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quieten()
+
+
+def quieten() -> None:
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+
+
+@contextmanager
+def attempts(units: Sequence[Unit], jobs: int, quick: bool) -> Iterator[Iterator[tuple[Unit, dict[str, Any] | str]]]:
+    """The units' results as they come, here for one job, in processes of their own for more."""
+    one = functools.partial(attempt, quick=quick)
+    if jobs == 1:
+        quieten()
+        yield map(one, units)
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs, prepare_worker) as pool:
+        yield pool.imap_unordered(one, units)
+
+
+def left(pending: Sequence[Unit], done: dict[Key, Record], elapsed: float, spent: float) -> str:
+    """The time that pending units will take, by what other seeds of theirs took, or the mean."""
+    known: dict[str, float] = {name: record.cpu_seconds for (name, _), record in done.items()}
+    mean = sum(known.values()) / max(len(known), 1)
+    expected = sum(known.get(unit.training.name, mean) for unit in pending)
+    return f"about {expected * elapsed / max(spent, 1e-9) / 60:.0f} min left"
+
+
+def measure(units: Sequence[Unit], store: Store, jobs: int, quick: bool) -> list[str]:
+    """Runs what is missing; returns what failed, a line each."""
+    done = store.read(units)
+    pending = [unit for unit in units if unit.key not in done]
+    print(f"{len(units)} units, {len(units) - len(pending)} done before; results in {store.file}", flush=True)
+    failed: list[str] = []
+    began, spent = time.perf_counter(), 0.0
+    with attempts(pending, jobs, quick) as results:
+        waiting = {unit.key: unit for unit in pending}
+        for unit, result in results:
+            del waiting[unit.key]
+            if isinstance(result, str):
+                failed.append(f"{unit.training.name}, seed {unit.seed}: {result.splitlines()[0]}")
+                print(f"{unit.training.name}, seed {unit.seed} failed:\n{result}", file=sys.stderr, flush=True)
+                continue
+            store.append(result)
+            spent += result["cpu_seconds"]
+            done[unit.key] = Record(result["cpu_seconds"], {})
+            time_left = left(list(waiting.values()), done, time.perf_counter() - began, spent)
+            print(
+                f"[{len(units) - len(waiting)}/{len(units)}] {unit.training.name}, seed {unit.seed}: "
+                f"{result['cpu_seconds']:.1f} s of CPU; {time_left}",
+                flush=True,
+            )
+    return failed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.claims", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2, help="worker processes, one core each (2)")
+    parser.add_argument("--quick", action="store_true", help="one seed, two epochs: a trial of the machinery alone")
+    parser.add_argument("--only", action="append", choices=[paper.method for paper in PAPERS], help="one method")
+    parser.add_argument("--page", action="store_true", help="write the page from what is measured, and stop")
+    parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of finished units ({RESULTS})")
+    parser.add_argument("--output", type=Path, help=f"the page ({PAGE}, or quick.md beside the results)")
+    given = parser.parse_args(arguments)
+    papers = [paper for paper in PAPERS if not given.only or paper.method in given.only]
+    claims = [claim for paper in papers for claim in paper.claims]
+    seeds = SEEDS[:1] if given.quick else SEEDS
+    units = units_of(claims, seeds, given.quick)
+    store = Store(given.results / ("quick.jsonl" if given.quick else "units.jsonl"))
+    partial = given.quick or given.only
+    output = given.output or (given.results / f"{'quick' if given.quick else 'part'}.md" if partial else PAGE)
+    failed: list[str] = []
+    if not given.page:
+        try:
+            failed = measure(units, store, given.jobs, given.quick)
+        except KeyboardInterrupt:
+            print("\ninterrupted; finished units are kept, run the same again to go on", file=sys.stderr)
+            return 130
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(page.write(papers, seeds, units, store.read(units), quick=given.quick))
+    print(f"wrote {output}")
+    for line in failed:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
