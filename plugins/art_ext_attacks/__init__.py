@@ -5,16 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from art_ext.api import AttackEntry, hookimpl, lazily
-from art_ext_attacks import apgd, corrupted, frames, least_likely, minimal_l2, rays, saliency, spsa, transfer
+from art_ext_attacks import apgd, corrupted, fab, frames, least_likely, minimal_l2, rays, saliency, spsa, transfer
 from art_ext_attacks.apgd import APGD, AutoPGD, likely_classes, targeted_dlr
+from art_ext_attacks.fab import FAB, FastAdaptiveBoundary
 
 if TYPE_CHECKING:
     from art_ext_attacks.art import CWL2Attack, FramesAttack, ILCMAttack, JSMAAttack, RaySAttack, SPSAAttack
 
 __all__ = [
     "APGD",
+    "FAB",
     "AutoPGD",
     "CWL2Attack",
+    "FastAdaptiveBoundary",
     "FramesAttack",
     "ILCMAttack",
     "JSMAAttack",
@@ -31,6 +34,7 @@ __getattr__ = lazily(
 
 ATTACKS: list[AttackEntry] = [
     apgd.ENTRY,
+    fab.ENTRY,
     least_likely.ENTRY,
     minimal_l2.ENTRY,
     saliency.ENTRY,
