@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 
 import click
 
-from art_ext.errors import ArtExtError, ComposeError
+from art_ext.errors import ArtExtError, ComposeError, Stopped
 from art_ext.host.commands.explain import explain
 from art_ext.host.commands.harden import harden
 from art_ext.host.commands.options import DEBUG, debug_option
 from art_ext.host.commands.plugins import plugins
+from art_ext.host.commands.resume import resume
 from art_ext.host.commands.sync import sync
 from art_ext.secrets import masked
 
@@ -32,6 +33,8 @@ class _Cli(click.Group):
             _fail(ctx, [_usage(error)], error.exit_code)
         except ArtExtError as error:
             _fail(ctx, _lines(error), error.exit_code)
+        except Stopped as stop:
+            _fail(ctx, [str(stop)], stop.exit_code)
         except KeyboardInterrupt:
             _fail(ctx, ["interrupted"], 130)
         except BrokenPipeError:  # the reader of our output has left, as `head` does; click knows how to end then
@@ -82,6 +85,7 @@ for _command in (
     explain,
     harden,
     plugins,
+    resume,
     sync,
 ):
     cli.add_command(_command)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 from art_ext.border.mlflow import resolve_tracking
+from art_ext.engine.run import Run
+from art_ext.engine.signals import Signals
+from art_ext.errors import Stopped
 from art_ext.evaluation.record import read_evaluation
-from art_ext.host.folders import default_folder, new_folder
-from art_ext.host.job import prepare
+from art_ext.files import write_atomically
+from art_ext.host.folders import RECIPE, RunState, default_folder, held, new_folder
+from art_ext.host.job import Job, prepare
 from art_ext.host.outcome import Echo, report
 from art_ext.host.recipe import Recipe
 from art_ext.host.training import parent_info, train
+from art_ext.ingredient import Ingredient
 from art_ext.lifecycle.family import Family
+from art_ext.secrets import masked_data
 
 UNDEFENDED, HARDENED = "undefended", "hardened"
 
@@ -25,24 +32,66 @@ def harden(recipe: Recipe, *, output: Path | None, echo: Echo, trust: bool = Fal
 
     Raises:
         ArtExtError: before any work for what is wrong with the recipe, the data or the folder.
+        Stopped: after SIGTERM or the first SIGINT; what was done is kept.
     """
     job = prepare(recipe, trust=trust)
-    folder = new_folder(output or recipe.output or default_folder(recipe.name))
-    tracking = resolve_tracking(recipe.track.uri, Path.cwd())
-    (folder / "recipe.json").write_text(json.dumps(job.resolved, indent=1) + "\n")
+    with Signals().heard() as signals:
+        first = Run(job.settings, job.train.seed, signals=signals)  # starts the other processes, if there are to be any
+        folder = first.from_first(lambda: new_folder(output or recipe.output or default_folder(recipe.name)))
+        state = RunState(folder, str(Path.cwd()), job.data.digest)
+        with held(folder) if first.rank == 0 else nullcontext():
+            if first.rank == 0:
+                write_atomically(folder / RECIPE, json.dumps(masked_data(job.resolved), indent=1) + "\n")
+                state.save()
+            carry_out(job, state, first, echo)
+
+
+def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool = False) -> None:
+    """Everything that is left to do of a run; only the first of several processes writes and prints.
+
+    Raises:
+        Stopped: with what goes on from here.
+    """
+    folder, leads = state.folder, first.rank == 0
+    say: Echo = echo if leads else _nothing
+    tracking = resolve_tracking(job.recipe.track.uri, Path.cwd())
     for line in job.describe():
-        echo(line)
-    echo(f"files     {folder}")
-    echo(f"tracking  {tracking.describe()}")
-    methods = {} if job.baseline == "none" else {UNDEFENDED: ()}
+        say(line)
+    say(f"files     {folder}")
+    say(f"tracking  {tracking.describe()}")
+    methods: dict[str, tuple[Ingredient, ...]] = {} if job.baseline == "none" else {UNDEFENDED: ()}
     methods |= {HARDENED: job.ingredients} if job.ingredients else {UNDEFENDED: ()}
-    track, info = recipe.track, parent_info(job, folder)
-    with Family(tracking, info, experiment=track.experiment, register=track.register) as family:
-        outcomes = [train(job, role, job.plan(used), folder / role, tracking) for role, used in methods.items()]
-        if all(outcome.tracker is None for outcome in outcomes):
-            return  # not rank 0
-        report(job, outcomes, folder, echo)
-        if (evaluated := folder / "evaluation" / outcomes[-1].role).is_dir():
-            family.evaluated(read_evaluation(evaluated), evaluated, of=folder / outcomes[-1].role)
+    track, info = job.recipe.track, parent_info(job, folder, first.rank)
+    outcomes = []
+    try:
+        with Family(tracking, info, experiment=track.experiment, register=track.register) as family:
+            for role, used in methods.items():
+                outcomes.append(
+                    train(
+                        job,
+                        role,
+                        job.plan(used),
+                        folder / role,
+                        tracking,
+                        signals=first.signals,
+                        resume=resume,
+                        done=role in state.done,
+                    )
+                )
+                if leads:
+                    state.mark(role)
+            if not leads:
+                return
+            report(job, outcomes, folder, say)
+            if (evaluated := folder / "evaluation" / outcomes[-1].role).is_dir():
+                family.evaluated(read_evaluation(evaluated), evaluated, of=folder / outcomes[-1].role)
+            state.finished = True
+            state.save()
+    except Stopped as stop:
+        raise Stopped(stop.signal, f"{stop}; go on with: art-ext resume {folder}") from None
     for line in family.links():
-        echo(line)
+        say(line)
+
+
+def _nothing(line: str) -> None:
+    """What the other processes say."""

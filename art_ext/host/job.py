@@ -106,6 +106,7 @@ class Job:
             threads=self.train.threads,
             channels_last=self.train.channels_last is not False,
             clip_gradient=self.train.clip_gradient,
+            micro_batch=None if self.train.micro_batch == "auto" else self.train.micro_batch,
         )
 
     def batches(self, device: torch.device) -> ArrayBatches:

@@ -223,6 +223,12 @@ class Train(_Section):
     held_out: Annotated[Number, Field(gt=0, lt=1, description="share of training data that picks the best epoch")] = 0.2
     clip_gradient: Annotated[Positive | None, Field(description="largest norm of a gradient")] = None
     threads: Annotated[Count | None, Field(description="of the CPU; 1 is fastest for small images")] = None
+    checkpoint_every: Annotated[
+        Count | None, Field(description="steps; left out: each epoch's end and every 5 minutes, at most 2% of the time")
+    ] = None
+    micro_batch: Annotated[
+        Literal["auto"] | Count, Field(description="images at once in the network; auto: what memory holds")
+    ] = "auto"
     devices: Count = 1
     nodes: Count = 1
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,29 +18,51 @@ from art_ext.engine.journal import Journal
 from art_ext.engine.net import Net
 from art_ext.engine.observe import Observer, RunInfo
 from art_ext.engine.run import Run
+from art_ext.engine.signals import Signals
+from art_ext.errors import Stopped
 from art_ext.evaluation.suite import Evaluator, HeldOut, as_metrics
 from art_ext.host.beside import describe_network, fit_detectors, keep_detectors, keep_network
 from art_ext.host.job import Job
 from art_ext.host.outcome import Outcome, rejecting
 from art_ext.host.recipe import flatten
+from art_ext.host.rows import Rows
 from art_ext.plan import Plan
 from art_ext.secrets import masked_data
 
 
-def train(job: Job, role: str, plan: Plan, folder: Path, tracking: Tracking) -> Outcome:
+def train(
+    job: Job,
+    role: str,
+    plan: Plan,
+    folder: Path,
+    tracking: Tracking,
+    *,
+    signals: Signals | None = None,
+    resume: bool = False,
+    done: bool = False,
+) -> Outcome:
     """One training with its tracking and evaluation; the run ends as failed where anything is raised.
 
     The undefended role of a given model (`train.baseline: given`) takes no step: it is evaluated as it is.
+
+    Args:
+        signals: what asks the training to stop.
+        resume: goes on with what is in the folder.
+        done: the role has come to its end before: what it came to is read back, and nothing is tracked.
     """
     info = run_info(job, role, plan, folder)
-    run = Run(job.settings, job.train.seed)
+    run = Run(job.settings, job.train.seed, signals=signals)
     model, net = build(job, plan, run)
+    if done:
+        outcome = _fit(job, role, plan, net, run, folder, (), resume=True)
+        outcome.tracker = MLflowTracker.reopened(tracking, folder) if run.rank == 0 else None
+        return outcome
     network = describe_network(model, job.facts, info.recipe, () if job.given is None else job.given.earlier)
     observers, tracker = watch(job, info, run, tracking)
     try:
         for observer in observers:
             observer.run_start(info)
-        outcome = _fit(job, role, plan, net, run, folder, observers)
+        outcome = _fit(job, role, plan, net, run, folder, observers, resume=resume)
         outcome.tracker = tracker
         detectors = fit_detectors(plan, net, job.training, job.held_out, run.device)
         if tracker is not None:
@@ -54,13 +75,24 @@ def train(job: Job, role: str, plan: Plan, folder: Path, tracking: Tracking) -> 
     except BaseException as error:
         for observer in observers:
             with suppress(Exception):  # the first error is the one to show
-                observer.run_failed(error)
+                if isinstance(error, Stopped):
+                    observer.run_killed()
+                else:
+                    observer.run_failed(error)
         raise
     return outcome
 
 
 def _fit(
-    job: Job, role: str, plan: Plan, net: Net, run: Run, folder: Path, observers: Sequence[Observer]
+    job: Job,
+    role: str,
+    plan: Plan,
+    net: Net,
+    run: Run,
+    folder: Path,
+    observers: Sequence[Observer],
+    *,
+    resume: bool,
 ) -> Outcome:
     train = job.train
     torch.manual_seed(train.seed)
@@ -75,17 +107,20 @@ def _fit(
         validate=held_out,
         observers=observers,
         folder=folder,
+        checkpoint_every=train.checkpoint_every,
+        resume=resume,
     )
     history = fit(job.batches(run.device))
     if not history.epochs and run.rank == 0:
         checkpoint.save(folder / "best.pt", {"net": net.module.state_dict(), "epoch": 0, "step": 0})
     attacks, last = job.attacks(plan), []
+    kept = Rows(folder / "rows.pt", writes=run.rank == 0)
     evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
-    rows = evaluator.run(attacks)
+    rows = kept.run(f"epoch {len(history.epochs)}", evaluator, attacks)
     if history.best_epoch != len(history.epochs):
         fit.restore_best()
         evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
-        rows, last = evaluator.run(attacks), rows
+        rows, last = kept.run(f"epoch {history.best_epoch}", evaluator, attacks), rows
     calibration = Evaluator(net, job.held_out.x, job.held_out.y, seed=train.seed, device=run.device)
     return Outcome(role, evaluator, history, rows, last, rejecting(plan, job.threat, calibration, evaluator))
 
@@ -111,7 +146,7 @@ def run_info(job: Job, role: str, plan: Plan, folder: Path) -> RunInfo:
     )
 
 
-def parent_info(job: Job, folder: Path) -> RunInfo:
+def parent_info(job: Job, folder: Path, rank: int) -> RunInfo:
     """The run that holds those of the roles and of the evaluation."""
     return RunInfo(
         name=job.recipe.track.run_name or job.recipe.name,
@@ -122,7 +157,7 @@ def parent_info(job: Job, folder: Path) -> RunInfo:
         plan=job.plan(job.ingredients).describe(),
         data=job.data_facts(),
         tags=job.catalogue.versions(named.name for named in job.ingredients),
-        rank=int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0),
+        rank=rank,
     )
 
 

@@ -24,7 +24,7 @@ LAYERS = [
     {"lifecycle"},
     {"host"},
     {"api"},
-    {"testing"},
+    {"testing", "__main__"},
 ]
 """From the bottom up: a file imports from its own layer's folder and from the layers below."""
 
@@ -45,6 +45,7 @@ LIBRARIES = {
     "lifecycle": {"torch", "numpy", "pydantic", "yaml", "jinja2", "matplotlib", "safetensors"},
     "host": {"torch", "numpy", "pydantic", "pydantic_core", "yaml", "rich", "matplotlib", "jinja2", "click", "pluggy"},
     "api": set(),
+    "__main__": set(),
     "testing": {"torch", "numpy", "pydantic"},
 }
 """What each layer may import from elsewhere, besides the standard library."""
