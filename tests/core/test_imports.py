@@ -40,7 +40,7 @@ LIBRARIES = {
     "entries": {"torch", "pydantic"},
     "data": {"torch", "torchvision", "numpy", "scipy", "PIL", "sklearn", "timm"},
     "engine": {"torch", "numpy"},
-    "evaluation": {"torch", "numpy", "scipy", "matplotlib", "jinja2", "pydantic"},
+    "evaluation": {"torch", "numpy", "scipy", "sklearn", "matplotlib", "jinja2", "pydantic"},
     "border": {"torch", "numpy", "pydantic", "yaml", "rich", "matplotlib", "safetensors"},
     "lifecycle": {"torch", "numpy", "pydantic", "yaml", "jinja2", "matplotlib", "safetensors"},
     "host": {"torch", "numpy", "pydantic", "pydantic_core", "yaml", "rich", "matplotlib", "jinja2", "click", "pluggy"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -186,7 +186,7 @@ def ray(found: Ray) -> Figure:
     axes.set_ylabel("probability")
     axes.set_ylim(-0.02, 1.02)
     axes.grid(axis="y")
-    axes.legend(loc="best")
+    made.legend(loc="outside lower center", ncols=2)
     return made
 
 
@@ -195,7 +195,7 @@ def plane(found: Plane, names: Sequence[str]) -> Figure:
     from matplotlib.colors import to_rgb
 
     made = figure(3.3, 3.1)
-    axes: Axes = made.add_subplot()
+    axes: Axes = made.add_subplot(facecolor="white")
     palette = torch.tensor([to_rgb(colour) for colour in CLASSES])
     strength = (0.15 + 0.75 * found.confidence.double()).clamp(0, 1)[..., None]
     colours = torch.cat([palette[found.predicted % len(CLASSES)].double(), strength], 2)
@@ -207,7 +207,8 @@ def plane(found: Plane, names: Sequence[str]) -> Figure:
         if inside.mean() < 0.02:
             continue
         where = ((inside.sum(0) * grid).sum() / inside.sum(), (inside.sum(1) * grid).sum() / inside.sum())
-        axes.text(float(where[0]), float(where[1]), _short(names[k]), ha="center", va="center", weight="bold")
+        look: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "color": "black"}
+        axes.text(float(where[0]), float(where[1]), _short(names[k]), **look, in_layout=False)
     axes.plot([0], [0], "o", ms=6, mfc="white", mec="black")
     axes.plot([1], [0], "X", ms=7, mfc="white", mec="black")
     axes.set_xlabel("adversarial direction")
@@ -231,13 +232,11 @@ def training(found: Training, kind: str) -> Figure:
         if kind == "accuracy":
             colour = MODEL if "clean" in name else BASELINE if "robust" in name else GOOD
             style = "--" if name.startswith("train/") else "-"
-        axes.plot(found.epochs.numpy(), series.numpy(), style, color=colour, label=_words(name))
+        axes.plot(found.epochs.numpy(), series.numpy(), style, color=colour, label=_words(name, kind))
     last = int(found.epochs[-1])
-    for epoch, word in ((found.best, "best"), (last, "last")):
-        if word == "best" or epoch != found.best:
-            axes.axvline(epoch, color=INK, lw=0.8, ls="--" if word == "best" else ":")
-            axes.annotate(word, (epoch, 1), (-2, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
-                          ha="right", va="bottom", fontsize=8)  # fmt: skip
+    _mark(axes, found.best, "best" if found.best != last else "best and last", "--", "right")
+    if found.best != last:
+        _mark(axes, last, "last", ":", "left")
     axes.set_xlabel("epoch")
     if kind == "accuracy":
         _accuracy(axes)
@@ -260,7 +259,8 @@ def feature_map(found: FeatureMap, names: Sequence[str]) -> Figure:
         own, colour = found.clean[found.y == k], CLASSES[k % len(CLASSES)]
         axes.plot(own[:, 0].numpy(), own[:, 1].numpy(), ".", ms=4, alpha=0.7, color=colour)
         centre = own.median(0).values
-        axes.text(float(centre[0]), float(centre[1]), _short(names[k]), weight="bold", ha="center", va="center")
+        look: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "in_layout": False}
+        axes.text(float(centre[0]), float(centre[1]), _short(names[k]), **look)
         moved = found.adversarial[(found.said != found.y) & (found.said == k)]
         axes.plot(moved[:, 0].numpy(), moved[:, 1].numpy(), "x", ms=4.5, mew=1, color=colour)
     axes.plot([], [], ".", color=INK, label="clean image, its label")
@@ -277,15 +277,24 @@ def _write_in(axes: Axes, values: Tensor, most: float, share: bool) -> None:
             if value == value and value >= (0.005 if share or most <= 1 else 0.5):
                 text = f"{100 * value:.0f}" if share or most <= 1 else f"{value:.0f}"
                 colour = "white" if value < 0.55 * most else "black"
-                axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
+                axes.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour, in_layout=False)
+
+
+def _mark(axes: Axes, epoch: int, word: str, style: str, side: Literal["left", "right"]) -> None:
+    """A line through an epoch, with a word above it whose `side` edge touches it."""
+    axes.axvline(epoch, color=INK, lw=0.8, ls=style)
+    place: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axes.annotate(word, (epoch, 1), (2 if side == "left" else -2, 1), ha=side, va="bottom", fontsize=8, **place)
 
 
 def _is(name: str, kind: str) -> bool:
     return name.endswith("accuracy") if kind == "accuracy" else name.startswith("train/loss")
 
 
-def _words(metric: str) -> str:
-    return metric.replace("_", " ").replace("/", ": ", 1).replace("/", " ")
+def _words(metric: str, kind: str) -> str:
+    if kind == "loss":
+        return metric.removeprefix("train/loss").strip("/").replace("_", " ") or "total"
+    return metric.removesuffix("_accuracy").replace("_", " ").replace("/", ": ", 1).replace("/", " ")
 
 
 def _short(name: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from art_ext.evaluation.record import Check, Estimate, EvaluationRecord, read_evaluation
+from art_ext.evaluation.record import AttackResult, Check, Estimate, EvaluationRecord, RejectionResult, read_evaluation
 from art_ext.evaluation.report.material import FILE as MATERIAL
 from art_ext.evaluation.report.material import Material, read_material
 from art_ext.evaluation.report.sections import THIS, all_figures, class_names, gallery
@@ -93,7 +93,8 @@ def render(record: EvaluationRecord, material: Material, compare: Mapping[str, E
         drawn=figures,
         sections=[(place, name) for place, name in _SECTIONS.items() if shown.get(place)],
         undefended={one.name: one for one in record.baseline.attacks} if record.baseline else {},
-        cost=Cost.of(record),
+        cost=Cost.of(record.attacks, record.rejection),
+        baseline_cost=Cost.of(record.baseline.attacks) if record.baseline else None,
         compared=list(_compared(record, compare)) if compare else [],
         checks=sorted(record.checks, key=lambda check: _URGENT.index(check.status)),
         summary=_summary(record.checks),
@@ -126,9 +127,9 @@ class Cost:
     backwards: int
 
     @classmethod
-    def of(cls, record: EvaluationRecord) -> Cost:
-        passes = [(one.forwards, one.backwards) for one in record.attacks]
-        passes += [(one.forwards, one.backwards) for one in record.rejection]
+    def of(cls, attacks: Iterable[AttackResult], rejection: Iterable[RejectionResult] = ()) -> Cost:
+        passes = [(one.forwards, one.backwards) for one in attacks]
+        passes += [(one.forwards, one.backwards) for one in rejection]
         return cls(sum(forwards for forwards, _ in passes), sum(backwards for _, backwards in passes))
 
 
@@ -155,7 +156,8 @@ def _compared(record: EvaluationRecord, compare: Mapping[str, EvaluationRecord])
         }
         differs = tuple(part for part, (ours, theirs) in parts.items() if ours != theirs)
         trusted = "yes" if other.verdict.trusted else "no"
-        yield Compared(name, other.clean, other.worst_case, trusted, Cost.of(other), differs)
+        cost = Cost.of(other.attacks, other.rejection)
+        yield Compared(name, other.clean, other.worst_case, trusted, cost, differs)
 
 
 def _summary(checks: tuple[Check, ...]) -> str:

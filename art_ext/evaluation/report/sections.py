@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from art_ext.evaluation.record import AttackResult, Estimate, EvaluationRecord
-from art_ext.evaluation.rejection import roc_auc
 from art_ext.evaluation.report import drawings, formulas
 from art_ext.evaluation.report.canvas import png, svg
 from art_ext.evaluation.report.material import Gallery, Material, Scores, Training
@@ -105,7 +104,6 @@ def _curve(record: EvaluationRecord) -> Iterator[Drawn]:
 
 def _rejection(record: EvaluationRecord, material: Material) -> Iterator[Drawn]:
     curves: dict[str, tuple[Tensor, Tensor]] = {}
-    areas = []
     for number, scores in enumerate(material.scores):
         known = [one.threshold for one in record.rejection if one.detector == scores.detector]
         threshold = known[0] if known else scores.threshold
@@ -115,12 +113,13 @@ def _rejection(record: EvaluationRecord, material: Material) -> Iterator[Drawn]:
         pairs = scores.fooled
         if bool(pairs.any()):
             curves[scores.detector] = formulas.roc_curve(scores.clean[pairs], scores.adversarial[pairs])
-            areas.append(f"{scores.detector} {roc_auc(scores.clean[pairs], scores.adversarial[pairs]):.3f}")
     if curves:
         caption = (
-            f"Area: {', '.join(areas)}. Of images of the figures that are right when clean and misclassified when "
-            "attacked, both versions; 0.5 tells nothing apart."
+            "Images of the figures that are right when clean and misclassified when attacked, both versions; "
+            "the diagonal tells nothing apart."
         )
+        areas = [f"{one.detector} under {one.attack} {one.auc:.3f}" for one in record.rejection if one.auc is not None]
+        caption += f" Area in the whole evaluation: {', '.join(areas)}." if areas else ""
         title = "ROC: clean images against their adversarial versions"
         yield drawn("roc", title, caption, drawings.roc, curves)
 
