@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from art_ext.data.csv_paths import csv_paths
 from art_ext.data.entry import Data, DatasetEntry, DatasetOptions, Split, split_from
 from art_ext.data.folders import image_folder, tiny_imagenet
+from art_ext.data.foreign import hugging_face, timm_reader
 from art_ext.data.onboard import digits, digits_on_photos
 from art_ext.data.readers import cifar10, cifar100, idx, npz, svhn
 
@@ -13,6 +15,8 @@ _FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 _KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+
+_FILES = ("root", "size", "channels", "max_corrupt", "skip_corrupt_test")
 
 mnist = idx("mnist", "MNIST", "http://yann.lecun.com/exdb/mnist/", tuple("0123456789"))
 kmnist = idx("kmnist", "KMNIST", "http://codh.rois.ac.jp/kmnist/", _KUZUSHIJI)
@@ -31,8 +35,16 @@ BUILTIN: tuple[DatasetEntry, ...] = (
         "tiny_imagenet",
         "110,000 photographs of 200 classes, 3x64x64, read while training",
         tiny_imagenet,
-        ("root", "size"),
+        _FILES,
     ),
-    DatasetEntry("image_folder", "your images, a folder a class, read while training", image_folder, ("root", "size")),
+    DatasetEntry("image_folder", "your images, a folder a class, read while training", image_folder, _FILES),
+    DatasetEntry("csv", "your images, listed with their labels in a CSV file", csv_paths, (*_FILES, "outside")),
+    DatasetEntry("timm", "your images in the folders or .tar archives that timm reads", timm_reader, _FILES),
+    DatasetEntry(
+        "hugging_face",
+        "your images as the package datasets keeps them, where it is installed",
+        hugging_face,
+        ("root", "size", "channels"),
+    ),
     DatasetEntry("npz", "your arrays x_train, y_train, x_test, y_test in one .npz file", npz, ("root",)),
 )

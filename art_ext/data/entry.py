@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from art_ext.data.checks import check_labels
+from art_ext.data.files import Channels
+from art_ext.data.holdout import stratified
 from art_ext.data.images import DatasetImages, Images, Picked, labels_of
 from art_ext.errors import ConfigError, DataError, unknown
 
 __all__ = ["Data", "DatasetEntry", "DatasetOptions", "Split", "digest_of", "split_from"]
+
+UNEVEN = 10
+"""How many times as large as the smallest class the largest may be without a word."""
+LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,42 @@ class Data:
     """The first 16 hex digits of a SHA-256 over the contents (for sets on disk: file names and sizes)."""
     source: str
     """Where it was read, or how it was made; for people."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results must know: rows that were left out, or set aside; a line each."""
+    damaged: tuple[str, ...] = ()
+    """The files that could not be read and were left out."""
+
+    @classmethod
+    def of(
+        cls,
+        dataset: object,
+        test: object | None = None,
+        *,
+        name: str = "data",
+        class_names: Sequence[str] | None = None,
+        source: str = "a torch data set",
+    ) -> Data:
+        """Map-style torch data sets of (image, label) pairs as a data set, read when asked for.
+
+        Args:
+            test: None sets a fifth of each class of `dataset` aside, the same rows each time.
+            class_names: default is what the data set says (`classes`), else the labels.
+
+        Raises:
+            DataError: for data sets without rows, pairs or labels.
+        """
+        train = split_from(dataset)
+        notes: tuple[str, ...] = ()
+        if test is None:
+            train, held = _parted(train)
+            notes = (f"no test images were given: a fifth of {name} was set aside, {len(held)} images",)
+        else:
+            held = split_from(test)
+        names = class_names if class_names is not None else getattr(dataset, "classes", None)
+        if not isinstance(names, list | tuple):
+            names = [str(label) for label in range(int(torch.cat([train.y, held.y]).max()) + 1)]
+        listing = [f"{train.x.shape} {held.x.shape}"]
+        return cls(name, train, held, tuple(map(str, names)), digest_of(train.y, held.y, listing), source, notes)
 
     def __post_init__(self) -> None:
         for part, split in (("training", self.train), ("test", self.test)):
@@ -67,6 +111,23 @@ class Data:
     def n_classes(self) -> int:
         return len(self.class_names)
 
+    def counts(self) -> dict[str, int]:
+        """Training images of each class."""
+        each = torch.bincount(self.train.y, minlength=self.n_classes).tolist()
+        return dict(zip(self.class_names, each, strict=True))
+
+    def imbalance(self) -> str:
+        """One line where the largest class has more than ten times as many images as the smallest; else ""."""
+        each = torch.bincount(self.train.y, minlength=self.n_classes)
+        most, least = int(each.argmax()), int(each.argmin())
+        if int(each[most]) <= UNEVEN * int(each[least]):
+            return ""
+        ratio = f"{int(each[most]) / int(each[least]):.0f} to 1" if int(each[least]) else "the second has none"
+        return (
+            f"classes are uneven: {self.class_names[most]} has {int(each[most])} training images and "
+            f"{self.class_names[least]} {int(each[least])} ({ratio}); accuracy over all images hides the small ones"
+        )
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """(C, H, W)."""
@@ -81,6 +142,14 @@ class DatasetOptions:
     """The folder (or file) that holds the data."""
     size: int | None = None
     """Side in pixels that images are scaled to and cut at."""
+    channels: Channels = 3
+    """1 makes all images grey, 3 colour."""
+    max_corrupt: float = 0.01
+    """The share of training files that may be unreadable; they are left out, and listed."""
+    skip_corrupt_test: bool = False
+    """Whether unreadable test files may be left out as well, up to the same share; they count as an error else."""
+    outside: bool = False
+    """Whether a list of files may name files outside of its own folder."""
 
     def folder(self, name: str) -> Path:
         """The root of the data set `name`, which needs one.
@@ -93,6 +162,52 @@ class DatasetOptions:
         return self.root
 
 
+def _root(value: object) -> Path:
+    if not isinstance(value, str | Path) or "\0" in str(value):
+        raise ConfigError(f"data.root is a path, got {value!r}")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # the home of nobody
+        raise ConfigError(f"data.root is a path, and {value} starts with nobody's home") from None
+
+
+def _size(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST_SIDE:
+        raise ConfigError(f"data.size is a number of pixels from 1 to {LARGEST_SIDE}, got {value!r}")
+    return value
+
+
+def _channels(value: object) -> int:
+    if isinstance(value, bool) or value not in (1, 3):
+        raise ConfigError(f"data.channels is 1 for grey or 3 for colour, got {value!r}")
+    return int(str(value))
+
+
+def _share(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigError(f"data.max_corrupt is a share from 0 to below 1, got {value!r}")
+    return float(value)
+
+
+def _switch(option: str) -> Callable[[object], bool]:
+    def read(value: object) -> bool:
+        if not isinstance(value, bool):
+            raise ConfigError(f"data.{option} is true or false, got {value!r}")
+        return value
+
+    return read
+
+
+_READ: Mapping[str, Callable[[object], object]] = {
+    "root": _root,
+    "size": _size,
+    "channels": _channels,
+    "max_corrupt": _share,
+    "skip_corrupt_test": _switch("skip_corrupt_test"),
+    "outside": _switch("outside"),
+}
+
+
 @dataclass(frozen=True)
 class DatasetEntry:
     """A data set by name; plugins return these from the hook `art_ext_datasets`."""
@@ -101,7 +216,7 @@ class DatasetEntry:
     description: str
     load: Callable[[DatasetOptions], Data]
     takes: tuple[str, ...] = ()
-    """Which of `DatasetOptions` it uses: "root", "size"."""
+    """Which of `DatasetOptions` it uses: "root", "size", ..."""
 
     def options(self, **given: object) -> DatasetOptions:
         """The options from a recipe or the command line.
@@ -113,12 +228,8 @@ class DatasetEntry:
             if option not in self.takes:
                 known = f"{unknown(f'option of data {self.name}', option, self.takes)}"
                 raise ConfigError(known if self.takes else f"{known}; {self.name} takes none")
-        root, size = given.get("root"), given.get("size")
-        if root is not None and not isinstance(root, str | Path):
-            raise ConfigError(f"data.root is a path, got {root!r}")
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ConfigError(f"data.size is a number of pixels from 1, got {size!r}")
-        return DatasetOptions(Path(root).expanduser() if root is not None else None, size)
+        found: dict[str, Any] = {key: _READ[key](value) for key, value in given.items() if value is not None}
+        return DatasetOptions(**found)
 
     def open(self, **given: object) -> Data:
         """`load` with checked options.
@@ -128,6 +239,12 @@ class DatasetEntry:
             DataError: if the data is missing or cannot be read.
         """
         return self.load(self.options(**given))
+
+
+def _parted(split: Split) -> tuple[Split, Split]:
+    """Four fifths and one fifth of each class."""
+    rest, held = stratified(split.y, max(1, round(len(split) / 5)), 0)
+    return split.at(rest), split.at(held)
 
 
 def split_from(dataset: object) -> Split:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from art_ext.data.entry import Data, DatasetOptions, Split, digest_of
-from art_ext.data.images import Files
+from art_ext.data.entry import Data, DatasetOptions
+from art_ext.data.files import ENDINGS
+from art_ext.data.listed import data_of_files, inside
 from art_ext.data.readers import find_folder
 from art_ext.errors import DataError
 
 __all__ = ["image_folder", "tiny_imagenet"]
-
-_ENDINGS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def tiny_imagenet(options: DatasetOptions) -> Data:
@@ -43,14 +39,14 @@ def tiny_imagenet(options: DatasetOptions) -> Data:
         file, wnid = line.split("\t")[:2]
         if wnid not in label_of:
             raise DataError(f"{annotations} gives {file} the class {wnid}, which wnids.txt lacks; {get}")
-        test.append((folder / "val" / "images" / file, label_of[wnid]))
-    return _data("tiny_imagenet", folder, train, test, [words.get(wnid, wnid) for wnid in wnids], options.size)
+        test.append((inside(folder / "val" / "images", file, str(annotations)), label_of[wnid]))
+    return data_of_files("tiny_imagenet", folder, train, test, [words.get(wnid, wnid) for wnid in wnids], options)
 
 
 def image_folder(options: DatasetOptions) -> Data:
     """Any images as root/train/CLASS/* and root/val/CLASS/* (or root/test/CLASS/*).
 
-    Without `size` all images must be equally large.
+    Without `size` all images must be equally large. Grey and colour ones may be mixed.
     """
     root = options.folder("image_folder")
     layout = f"data image_folder needs {root / 'train'}/CLASS/* and {root / 'val'}/CLASS/* (or test for val)"
@@ -66,7 +62,7 @@ def image_folder(options: DatasetOptions) -> Data:
             f"{held} has the class {strangers[0]}, which {root / 'train'} lacks; add training images or remove it"
         )
     test = [(file, names.index(test_names[label])) for file, label in test]
-    return _data("image_folder", root, train, test, names, options.size)
+    return data_of_files("image_folder", root, train, test, names, options)
 
 
 def _samples(folder: Path, layout: str) -> tuple[list[tuple[Path, int]], list[str]]:
@@ -76,10 +72,10 @@ def _samples(folder: Path, layout: str) -> tuple[list[tuple[Path, int]], list[st
         raise DataError(f"{layout}; there is no folder in {folder}, so make one for each class")
     samples: list[tuple[Path, int]] = []
     for label, place in enumerate(classes):
-        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in _ENDINGS)
+        files = sorted(file for file in place.rglob("*") if file.suffix.lower() in ENDINGS)
         if not files:
             raise DataError(
-                f"{layout}; there is no image in {place} (known endings are {' '.join(_ENDINGS)}), "
+                f"{layout}; there is no image in {place} (known endings are {' '.join(ENDINGS)}), "
                 "so add some or remove the folder"
             )
         samples += [(file, label) for file in files]
@@ -94,30 +90,3 @@ def _lines(file: Path, columns: int) -> list[str]:
                 f"line {number} of {file} has fewer than {columns} columns between tabs; get the file again"
             )
     return lines
-
-
-def _data(
-    name: str,
-    root: Path,
-    train: Sequence[tuple[Path, int]],
-    test: Sequence[tuple[Path, int]],
-    class_names: Sequence[str],
-    size: int | None,
-) -> Data:
-    def split(samples: Sequence[tuple[Path, int]]) -> Split:
-        if not samples:
-            raise DataError(f"data {name} has no images for one of its parts in {root}; get it again")
-        return Split(Files([file for file, _ in samples], size), torch.tensor([label for _, label in samples]))
-
-    listing = (
-        f"{file.relative_to(root).as_posix()} {_size(file)} {label}" for part in (train, test) for file, label in part
-    )
-    digest = digest_of(listing)  # first, since it also finds files that are listed but missing
-    return Data(name, split(train), split(test), tuple(class_names), digest, str(root))
-
-
-def _size(file: Path) -> int:
-    try:
-        return file.stat().st_size
-    except OSError:
-        raise DataError(f"the image {file} is listed but not there; get the data again") from None

@@ -7,10 +7,7 @@ not is read when it is asked for.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,13 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from art_ext.data.files import Files
 from art_ext.errors import DataError
 
 __all__ = [
     "ArrayRows",
     "Bytes",
     "DatasetImages",
-    "Files",
     "Images",
     "Picked",
     "as_images",
@@ -35,7 +32,6 @@ __all__ = [
     "on_device",
 ]
 
-_THREADS = min(8, os.cpu_count() or 1)
 _FITS_ON_DEVICE = 1 << 30  # bytes: CIFAR and all smaller sets, a small part of any accelerator's memory
 
 
@@ -111,64 +107,6 @@ class Picked:
         return self.images[self.rows[index]]
 
 
-class Files:
-    """RGB image files, decoded when asked for, a few at a time in threads.
-
-    Args:
-        files: the paths; a row's number is its position here.
-        size: side of the square that comes out: the shorter side is scaled to it and the middle cut
-            out. None: no scaling; all files must have the size of the first.
-
-    Raises:
-        DataError: on a file that is no image, is cut short, or differs in size; it names the file.
-    """
-
-    def __init__(self, files: Sequence[str | Path], size: int | None = None) -> None:
-        if not files:
-            raise DataError("no image files were given")
-        self.files = files
-        self.size = size
-        self._height_width: tuple[int, int] | None = (size, size) if size is not None else None
-        if size is None:
-            pixels = self._read(0)
-            self._height_width = (pixels.shape[0], pixels.shape[1])
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        assert self._height_width is not None
-        return (len(self.files), 3, *self._height_width)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        with ThreadPoolExecutor(_THREADS) as pool:
-            rows = list(pool.map(self._read, index.tolist()))
-        pixels = torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, *self.shape[2:], 3)
-        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-
-    def _read(self, row: int) -> npt.NDArray[np.uint8]:
-        from PIL import Image, ImageOps
-
-        file = self.files[row]
-        try:
-            with Image.open(file) as opened:
-                image = opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            reason = reason if str(file) not in reason else "not an image"
-            raise DataError(f"cannot read the image {file} ({reason}); replace or remove the file") from None
-        if self.size is not None:
-            image = ImageOps.fit(image, (self.size, self.size), method=Image.Resampling.BILINEAR)
-        wanted, found = self._height_width, (image.height, image.width)
-        if wanted is not None and found != wanted:
-            raise DataError(
-                f"the image {file} is {found[1]}x{found[0]}, but {self.files[0]} is {wanted[1]}x{wanted[0]}; "
-                "set size to scale them all"
-            )
-        return np.asarray(image)
-
-
 class DatasetImages:
     """The images of a map-style torch `Dataset` that gives (image, label) pairs.
 
@@ -201,7 +139,13 @@ class DatasetImages:
         return torch.stack(images) if images else torch.empty(0, *self.shape[1:])
 
     def _read(self, row: int) -> Tensor:
-        item = self.dataset[row]
+        try:
+            item = self.dataset[row]
+        except DataError:
+            raise
+        except Exception as error:  # a damaged file, or the data set's own code
+            said, kind = " ".join(str(error).split())[:160] or type(error).__name__, type(self.dataset).__name__
+            raise DataError(f"{kind}[{row}] cannot be read ({said}); repair or remove it") from None
         if not isinstance(item, tuple | list) or len(item) < 2:
             raise DataError(f"{type(self.dataset).__name__}[{row}] is no (image, label) pair")
         image = item[0]

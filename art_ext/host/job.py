@@ -168,6 +168,7 @@ class Job:
             f"recipe    {self.recipe.name}: {' + '.join(i.name for i in self.ingredients) or 'no defence'}",
             f"data      {data.name}: {len(self.training)} images to train on, {len(self.held_out)} held out, "
             f"{len(data.test)} to test on; {shape}, {self.facts.n_classes} classes",
+            *(f"note      {note}" for note in (*data.notes, data.imbalance()) if note),
             f"network   {self.recipe.model.shown}: {count_parameters(model):,} parameters{self._start()}",
             f"threat    {self.threat}",
         ]

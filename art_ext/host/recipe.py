@@ -159,12 +159,17 @@ class DataSection(_Section):
     name: str
     root: str | None = None
     size: StrictInt | None = None
+    channels: Annotated[Literal[1, 3] | None, Field(description="1 makes images of files grey, 3 colour")] = None
+    max_corrupt: Annotated[Number | None, Field(description="share of training files that may be unreadable")] = None
+    skip_corrupt_test: Annotated[StrictBool | None, Field(description="leave out unreadable test files too")] = None
+    outside: Annotated[StrictBool | None, Field(description="let a CSV file name files outside of its folder")] = None
     augment: dict[str, Any] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """What the data set's own entry is asked for."""
-        return {key: value for key, value in (("root", self.root), ("size", self.size)) if value is not None}
+        given = {name: getattr(self, name) for name in type(self).model_fields if name not in ("name", "augment")}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Threat(_Section):
@@ -856,8 +861,8 @@ def _check_data(data: Any, catalogue: Catalogue) -> Iterator[tuple[Place, str]]:
     if unknown_name:
         return
     entry = catalogue.dataset(data["name"])
-    for key, kind in (("root", str), ("size", int)):
-        if isinstance(data.get(key), kind):
+    for key in DataSection.model_fields.keys() - {"name", "augment"}:
+        if isinstance(data.get(key), str if key == "root" else int | float):
             yield from _ask(("data", key), functools.partial(entry.options, **{key: data[key]}))
 
 

@@ -69,8 +69,10 @@ def find(source: str, *, facts: Facts | None, tracking_uri: str | None, trust: b
         return Found(module=module, network=Network(None, own))
     if kind == "plugin":
         return Found(plugin=name)
-    if kind in ("models", "runs", "mlflow-artifacts") or "://" in source:
+    if kind in ("models", "runs"):
         return _of_mlflow(source, tracking_uri, trust)
+    if "://" in source:
+        raise ConfigError(f"{masked(source)} is an address that is not opened; fetch the file first, or give {WAYS}")
     path = Path(source).expanduser()
     if _is(path, Path.is_dir):
         return _of_folder(path, trust, undefended)

@@ -11,7 +11,8 @@ from PIL import Image
 
 from art_ext.data.batches import ArrayBatches
 from art_ext.data.datasets import BUILTIN, Data, Split
-from art_ext.data.images import Bytes, Files, load_all
+from art_ext.data.files import Files
+from art_ext.data.images import Bytes, load_all
 from art_ext.data.readers import read_idx
 from art_ext.errors import ConfigError, DataError
 
