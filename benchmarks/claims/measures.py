@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from art_ext.evaluation.suite import Evaluator, informed
-from art_ext.parts.attacks import PGD, Attack, for_evaluation
+from art_ext.parts.attacks import PGD, for_evaluation
 from art_ext.parts.norms import norm_named
 from art_ext.parts.objectives import objective_named
 from art_ext_dac.certainty import certainty_variance
@@ -78,11 +77,6 @@ def adaptive(steps: int) -> Measure:
     """Worst case over every adversary that the criterion declares."""
     words = f"accuracy under the criterion's own adversaries, worst of all, {steps} steps each"
     return Measure(f"adaptive{steps}", words, partial(_informed, steps))
-
-
-def under(name: str, words: str, make: Callable[[Trained], Attack]) -> Measure:
-    """Accuracy under an attack of a plugin."""
-    return Measure(name, f"accuracy under {words}", lambda trained: images(trained.last.under("", make(trained)).right))
 
 
 # ----------------------------------------------------------------------------------- over training

@@ -44,7 +44,8 @@ are no paper's claim but a known weakness, and say so.
 
 - **Compared** are trainings with the same seed, weights, split and order of batches, on the same test images. Unless
   a claim says otherwise, eps is 0.15 in L-inf, and networks are taken after their last epoch. Nothing is chosen on test
-  images: thresholds and best epochs come from training images that are held out, a fifth of them (half in the long runs).
+  images: thresholds and best epochs come from training images that are held out, a fifth of them (half in the long
+  runs).
 - **Intervals** are at 95%. Where every quantity is a mean or a ratio over test images, they are from a paired bootstrap
   ({draws:,} draws) that resamples seeds and images together, the same for both sides ("bootstrap"); else Student's t
   over the seeds' paired differences ("t"), which is wide with three seeds.

@@ -50,11 +50,20 @@ def measures_of(training: Training) -> list[Measure]:
 
 
 def digest_of(training: Training, quick: bool) -> str:
-    """Of the recipe with every default spelled out, and the measures."""
+    """Of what decides the numbers in the recipe, with every default spelled out, and of the measures."""
     resolved = recipe_of(training, 0, quick).resolved()
+    recipe = {section: resolved[section] for section in ("use", "model", "threat")}
+    recipe |= {name: resolved["train"][name] for name in ("epochs", "batch_size", "optimizer", "schedule", "held_out")}
     names = sorted(measure.name for measure in measures_of(training))
-    text = json.dumps([resolved, training.follow, names, quick], sort_keys=True, default=str)
+    text = json.dumps([_set(recipe), training.follow, names, quick], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _set(section: Any) -> Any:
+    """Without the options that are None, so that a new one that is left alone changes nothing."""
+    if isinstance(section, dict):
+        return {name: _set(value) for name, value in section.items() if value is not None}
+    return [_set(value) for value in section] if isinstance(section, list) else section
 
 
 def units_of(claims: Sequence[Claim], seeds: Sequence[int], quick: bool) -> list[Unit]:
