@@ -1,8 +1,67 @@
-"""One thread, here and in the processes that tests start: the tensors are tiny, and threads only get in the way."""
+"""One thread, one migrated MLflow database and one MLflow server for all tests.
+
+The tensors are tiny, and threads only get in the way, here and in the processes that tests start.
+Creating MLflow's tables takes seconds, so tests copy a database; a server takes longer still.
+"""
+
+from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 import torch
+from mlflow_servers import Server, Way
+
+if TYPE_CHECKING:
+    from art_ext.border.mlflow import Tracking
 
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)  # the place of the default experiment's artifacts is written down now
+        MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, migrated: Path) -> Tracking:
+    """A fresh sqlite store."""
+    from art_ext.border.mlflow import resolve_tracking
+
+    project = tmp_path / "project"
+    project.mkdir()
+    shutil.copy(migrated, project / "mlflow.db")
+    return resolve_tracking(None, project)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Server]:
+    """One server for all tests, gone when they are; a test that ends one starts its own."""
+    started = Server(tmp_path_factory.mktemp("server"), migrated)
+    try:
+        started.wait()
+        yield started
+    finally:
+        started.kill()
+
+
+
+@pytest.fixture
+def way(server: Server) -> Iterator[Way]:
+    """A way to the server that can fail."""
+    made = Way(server.port)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -185,10 +185,10 @@ class MLflowTracker(Observer):
             position.joined = True
         params, long = params_of(masked_data(info.params))
         self._opening = Opening(
-            info.name,
+            masked(info.name),
             params,
-            tags_of(info, parent, position.process),
-            dataset_of(info.data),
+            masked_data(tags_of(info, parent, position.process)),
+            dataset_of(masked_data(info.data)),
             parent=None if info.parent is None else os.path.relpath(info.parent, self._folder),
             model_of=None if self.model_of is None else os.path.relpath(self.model_of, self._folder),
         )
@@ -263,7 +263,7 @@ class MLflowTracker(Observer):
 
     def tag(self, name: str, value: str) -> None:
         """Sets a tag of the run."""
-        self._open(self._opening.tagged(name, value))
+        self._open(self._opening.tagged(name, masked(value)))
 
     def register(self, wanted: Registration) -> None:
         """Has the run's network registered, once it is there; also after the end of the run."""

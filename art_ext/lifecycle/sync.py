@@ -55,7 +55,7 @@ def _rank(place: Path) -> int:
 def unsent(folder: Path) -> list[str]:
     """What a run's folder holds that MLflow lacks; [] while the run goes on, since it sends that itself."""
     position = Position.load(folder)
-    if position is None or is_running(position.process):
+    if position is None or (position.status is None and is_running(position.process)):
         return []
     missing = pending(folder, position)
     return missing if position.status is not None or position.joined else [*missing, "the status KILLED"]

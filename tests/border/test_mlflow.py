@@ -542,7 +542,7 @@ def test_a_deleted_experiment_is_a_warning(store: Tracking, caplog: pytest.LogCa
 
 @pytest.mark.slow
 def test_a_real_server_holds_a_run_and_a_model_and_may_die_in_the_next(
-    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Any, way: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tracking = resolve_tracking(server.uri, tmp_path)
     tracker = MLflowTracker(tracking, "exp")
@@ -564,14 +564,14 @@ def test_a_real_server_holds_a_run_and_a_model_and_may_die_in_the_next(
     x = torch.from_numpy(EXAMPLE)
     assert torch.equal(again(x), net(x))
 
-    tracker = MLflowTracker(tracking, "exp")
+    tracker = MLflowTracker(resolve_tracking(way.uri, tmp_path), "exp")
     tracker.run_start(info(tmp_path / "next"))
     train(tracker, range(1, 4))
     deadline = time.monotonic() + 60
     while (position := Position.load(tmp_path / "next")) and not position.offset and time.monotonic() < deadline:
         time.sleep(0.1)
     assert client(server.uri).get_run(tracker.run_id).info.status == "RUNNING"
-    server.kill()
+    way.set("kill")
     assert train(tracker, range(4, 40), pause=0.05) < 0.5
     start = time.monotonic()
     tracker.run_end({})
