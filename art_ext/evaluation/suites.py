@@ -59,7 +59,7 @@ QUICK = Suite(
     ),
     tries=60,
     caps={"steps": 40, "restarts": 1, "search_steps": 3, "queries": 400},
-    effort=(60, 1),
+    effort=(40, 1),
     curve=(6, 10),
 )
 STANDARD = Suite(
