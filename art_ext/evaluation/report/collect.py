@@ -32,7 +32,7 @@ from art_ext.evaluation.report.material import (
     Training,
     Transfer,
 )
-from art_ext.evaluation.report.sample import CHUNK, Sample, batch, craft, take
+from art_ext.evaluation.report.sample import CHUNK, Sample, craft, take
 from art_ext.evaluation.suite import Evaluator, joined
 from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.transfer import transferability
@@ -40,6 +40,7 @@ from art_ext.parts.attacks import PGD, Attack
 from art_ext.parts.detectors import Confidence, Detector
 from art_ext.parts.ensemble import Ensemble
 from art_ext.parts.noise import Keys
+from art_ext.secrets import masked
 from art_ext.types import Outputs
 
 logger = logging.getLogger(__name__)
@@ -215,7 +216,7 @@ class _Look:
         for rows in torch.split(sample.index, CHUNK):
             self.clock.check()
             with self.evaluator.net.offering_features(), frozen(self.evaluator.net), torch.no_grad():
-                clean.append(self.evaluator.net(batch(self.evaluator, rows)[0]))
+                clean.append(self.evaluator.net(self.evaluator.batch(rows)[0]))
             adversarial = craft(self.evaluator, attack, rows).x
             with self.evaluator.net.offering_features(), frozen(self.evaluator.net), torch.no_grad():
                 attacked.append(self.evaluator.net(adversarial))
@@ -354,5 +355,5 @@ def _embedded(points: Tensor, seed: int) -> Tensor:
 
 def _line(error: Exception) -> str:
     """An error as one line; those that are not ours with their kind."""
-    text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = masked(" ".join(str(error).split())[:300]) or type(error).__name__
     return text if isinstance(error, ArtExtError) else f"{type(error).__name__}: {text}"

@@ -15,6 +15,7 @@ from art_ext.evaluation.report.material import FILE as MATERIAL
 from art_ext.evaluation.report.material import Material, read_material
 from art_ext.evaluation.report.sections import THIS, all_figures, class_names, gallery
 from art_ext.files import write_atomically
+from art_ext.secrets import masked_data
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -76,7 +77,8 @@ def rebuild_report(folder: Path, *, compare: Mapping[str, EvaluationRecord] | No
 
 
 def render(record: EvaluationRecord, material: Material, compare: Mapping[str, EvaluationRecord]) -> str:
-    """The page as text."""
+    """The page as text, without secrets that addresses may hold."""
+    record = EvaluationRecord.from_record(masked_data(record.as_record()))
     names, figures = class_names(record, material), all_figures(record, material, compare)
     shown = {
         **{section: bool(drawn) for section, drawn in figures.items()},

@@ -65,7 +65,7 @@ def take(
     parts: list[tuple[Tensor, ...]] = []
     outs: list[tuple[Outputs, Outputs]] = []
     for rows in torch.split(index, CHUNK):
-        x, y = batch(evaluator, rows)
+        x, y = evaluator.batch(rows)
         made = craft(evaluator, attack, rows)
         outs.append((outputs(evaluator, x, head), outputs(evaluator, made.x, head)))
         parts.append((rows, x.cpu(), made.x.cpu(), y.cpu()))
@@ -83,7 +83,7 @@ def craft(evaluator: Evaluator, attack: Attack, index: Tensor) -> Adversarial:
 
     Networks that the attack itself holds are in eval mode.
     """
-    x, y = batch(evaluator, index)
+    x, y = evaluator.batch(index)
     own = [value for value in vars(attack).values() if isinstance(value, nn.Module)]
     with ExitStack() as stack:
         for module in own:
@@ -91,11 +91,6 @@ def craft(evaluator: Evaluator, attack: Attack, index: Tensor) -> Adversarial:
         net = stack.enter_context(evaluator.crafter(evaluator.net, attack.bn, x))
         score = (attack.objective or ce).bind(net, x, y)
         return attack.craft(net, x, score, Keys(evaluator.seed, 0, index.to(evaluator.device)))
-
-
-def batch(evaluator: Evaluator, index: Tensor) -> tuple[Tensor, Tensor]:
-    like = next((p.dtype for p in evaluator.net.parameters() if p.is_floating_point()), torch.float32)
-    return evaluator.images[index].to(evaluator.device, like), evaluator.y[index].to(evaluator.device)
 
 
 def _head(evaluator: Evaluator, threat: Threat) -> nn.Module | None:

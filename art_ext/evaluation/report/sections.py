@@ -118,8 +118,9 @@ def _rejection(record: EvaluationRecord, material: Material) -> Iterator[Drawn]:
             "Images of the figures that are right when clean and misclassified when attacked, both versions; "
             "the diagonal tells nothing apart."
         )
-        areas = [f"{one.detector} under {one.attack} {one.auc:.3f}" for one in record.rejection if one.auc is not None]
-        caption += f" Area in the whole evaluation: {', '.join(areas)}." if areas else ""
+        judged = {one.detector: one.auc for one in record.rejection if one.aim == "evade" and one.auc is not None}
+        areas = ", ".join(f"{name} {area:.3f}" for name, area in judged.items())
+        caption += f" Area in the whole evaluation: {areas}." if areas else ""
         title = "ROC: clean images against their adversarial versions"
         yield drawn("roc", title, caption, drawings.roc, curves)
 

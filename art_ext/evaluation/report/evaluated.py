@@ -1,0 +1,71 @@
+"""The report of an `Evaluation`: its network attacked once more for the figures, then written beside its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from art_ext.engine.net import Net
+from art_ext.errors import ConfigError
+from art_ext.evaluation.evaluation import Evaluation
+from art_ext.evaluation.record import EvaluationRecord
+from art_ext.evaluation.rejecting import prepare_detector
+from art_ext.evaluation.report.collect import STEPS, collect
+from art_ext.evaluation.report.material import Material
+from art_ext.evaluation.report.page import write_report
+from art_ext.evaluation.suite import Evaluator, informed
+from art_ext.parts.attacks import for_evaluation
+
+
+def report_on(
+    evaluation: Evaluation,
+    record: EvaluationRecord,
+    *,
+    last: Net | None = None,
+    journals: Mapping[str, Path] | None = None,
+    compare: Mapping[str, EvaluationRecord] | None = None,
+) -> Path:
+    """Writes the report of an evaluation that has run into its folder; some seconds on small networks.
+
+    Args:
+        record: what `evaluation.run()` gave.
+        last: the network after the last epoch of its training.
+        journals: a training's name to its metrics.jsonl.
+        compare: other evaluations by name.
+
+    Raises:
+        ConfigError: for an evaluation without a folder.
+        StorageError: where the report cannot be written.
+    """
+    folder = evaluation.options.folder
+    if folder is None:
+        raise ConfigError("a report is written into the evaluation's folder, and this one has none; give it a folder")
+    return write_report(folder, record, material_of(evaluation, last=last, journals=journals), compare=compare)
+
+
+def material_of(
+    evaluation: Evaluation, *, last: Net | None = None, journals: Mapping[str, Path] | None = None
+) -> Material:
+    """What the figures of an evaluation show: its network under the first adversary of its criterion.
+
+    The passes are not counted among those of the evaluation.
+    """
+    subject, options, threat = evaluation.subject, evaluation.options, evaluation.threat
+    parts = subject.plan.compose()
+    evaluator = Evaluator(
+        subject.net, evaluation.data.x, evaluation.data.y, seed=options.seed, device=options.device
+    )
+    seen = evaluation.seen.get("training")
+    training = None if seen is None else Evaluator(subject.net, seen.x, seen.y, device=options.device)
+    _, attack = informed(subject.plan, threat, STEPS)[0]
+    return collect(
+        evaluator,
+        threat,
+        attack=for_evaluation(attack, stop_when_wrong=False),
+        detectors=[detector for detector in parts.detectors if prepare_detector(detector, training) is None],
+        training_attack=parts.attack,
+        train=None if seen is None else (seen.x, seen.y),
+        last=last,
+        baseline=evaluation.baseline,
+        journals=journals,
+    )
