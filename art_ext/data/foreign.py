@@ -19,6 +19,7 @@ from art_ext.errors import ConfigError, DataError
 __all__ = ["hugging_face", "timm_reader"]
 
 _TEST = ("validation", "val", "test")
+_LARGEST = 1 << 28
 
 
 # ---------------------------------------------------------------------------------------------- timm
@@ -68,13 +69,15 @@ class _Reader:
             raise DataError(f"timm cannot read {place} ({said}); it needs a folder a class with images in it") from None
         self._lock = threading.Lock()
         self.place = place
-        self.class_names = sorted(self._reader.class_to_idx, key=self._reader.class_to_idx.__getitem__)
+        number = self._reader.class_name_to_idx if place.is_file() else self._reader.class_to_idx
+        self.class_names = sorted(number, key=number.__getitem__)
 
     def __len__(self) -> int:
         return len(self._reader)
 
     def labels(self) -> list[str]:
-        return [self.class_names[int(target)] for _, target in self._reader.samples]
+        targets = self._reader.targets if self.place.is_file() else [target for _, target in self._reader.samples]
+        return [self.class_names[int(target)] for target in targets]
 
     def names(self) -> list[str]:
         return [str(self._reader.filename(row, basename=False)) for row in range(len(self))]
@@ -83,7 +86,10 @@ class _Reader:
         with self._lock:
             stream, _ = self._reader[row]
             with stream:
-                return io.BytesIO(stream.read())
+                content = stream.read(_LARGEST + 1)  # an archive may claim any size for what it holds
+        if len(content) > _LARGEST:
+            raise OSError("larger than 256 MiB")
+        return io.BytesIO(content)
 
 
 def _reader_part(reader: _Reader, names: Sequence[str], options: DatasetOptions) -> tuple[Files, torch.Tensor]:
