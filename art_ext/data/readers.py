@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import pickle
 import zipfile
 import zlib
@@ -29,6 +30,7 @@ from art_ext.errors import DataError
 
 __all__ = ["cifar10", "cifar100", "find_folder", "idx", "npz", "read_idx", "svhn", "unpickle_arrays"]
 
+_LARGEST_IDX = 1 << 30  # bytes; the largest that is published has half of that
 _CIFAR10: tuple[str, ...] = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -211,19 +213,20 @@ def read_idx(file: Path) -> Tensor:
     if not file.exists():
         file = file.with_name(file.name + ".gz")
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as opened:
+            head = opened.read(4)
+            if len(head) < 4 or head[:3] != b"\0\0\x08":
+                raise DataError(f"{file} is no IDX file of bytes: it starts with {head.hex()}; get the file again")
+            axes = opened.read(4 * head[3])
+            shape = [int.from_bytes(axes[at : at + 4], "big") for at in range(0, len(axes), 4)]
+            count = math.prod(shape)
+            values = opened.read(min(count, _LARGEST_IDX) + 1)  # no more than it says: it may be a bomb
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read {file} ({_line(error)}); get the file again") from None
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
-        raise DataError(f"{file} is no IDX file of bytes: it starts with {content[:4].hex()}; get the file again")
-    start = 4 + 4 * content[3]
-    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
-    if len(content) - start != math.prod(shape):
-        raise DataError(
-            f"{file} says it holds {shape}, {math.prod(shape)} bytes, but has {max(len(content) - start, 0)}; "
-            "get the file again"
-        )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
+    if len(values) != count or len(axes) != 4 * head[3]:
+        has = "more" if len(values) > count else f"{len(values)}"
+        raise DataError(f"{file} says it holds {shape}, {count} bytes, but has {has}; get the file again")
+    return torch.from_numpy(np.frombuffer(values, np.uint8).reshape(shape).copy())
 
 
 def npz(options: DatasetOptions) -> Data:
@@ -236,10 +239,15 @@ def npz(options: DatasetOptions) -> Data:
             f"data npz needs an .npz file as its root, and {root} is no file; write {', '.join(wanted)} with np.savez"
         )
     try:
+        _refuse_bomb(root, wanted)
         with np.load(root, allow_pickle=False) as opened:
             held = list(opened.files)
             arrays = {name: opened[name] for name in wanted if name in held}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, EOFError, AttributeError, MemoryError, SyntaxError) as error:
+        raise DataError(f"cannot read {root} as an .npz of plain arrays ({_line(error)}); save it again") from None
+    except (NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # odd compression, a password
         raise DataError(f"cannot read {root} as an .npz of plain arrays ({_line(error)}); save it again") from None
     missing = [name for name in wanted if name not in arrays]
     if missing:
@@ -254,6 +262,18 @@ def npz(options: DatasetOptions) -> Data:
         n_classes = max(n_classes, arrays["y_train"].shape[1])
     names = tuple(str(label) for label in range(n_classes))
     return _data("npz", Split(train, train_y), Split(test, test_y), names, root)
+
+
+def _refuse_bomb(file: Path, names: Sequence[str]) -> None:
+    """Refuses an archive whose arrays would not fit in memory, before anything of it is unpacked."""
+    with zipfile.ZipFile(file) as archive:
+        says = sum(member.file_size for member in archive.infolist() if member.filename.removesuffix(".npy") in names)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if says > memory:
+        raise DataError(
+            f"{file} has {file.stat().st_size:,} bytes and says that it unpacks to {says:,}, more than the memory of "
+            "this machine, so it was not read; save fewer images, or as files in folders"
+        )
 
 
 def _npz_images(x: npt.NDArray[Any], what: str) -> Images:
