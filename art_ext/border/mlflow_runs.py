@@ -62,13 +62,15 @@ def complaint(tracking: Tracking, seconds: float = 3.0) -> str | None:
     try:
         with urllib.request.urlopen(f"{plain}/health", timeout=seconds):
             pass
-        with impatient(max(1, int(seconds)), retries=0), quiet():
-            _client(tracking.uri).search_experiments(max_results=1)  # what /health says needs no password
     except urllib.error.HTTPError as error:
-        return f"it answers {error.code} {error.reason}"
+        if error.code >= 500:
+            return f"it answers {error.code} {error.reason}"
     except OSError as error:
         reason = getattr(error, "reason", error)
         return f"no answer within {seconds:g} s" if isinstance(reason, TimeoutError) else masked(one_line(reason))
+    try:  # what /health says needs no password
+        with impatient(max(1, int(seconds)), retries=0), quiet():
+            _client(tracking.uri).search_experiments(max_results=1)
     except Exception as error:
         return masked(one_line(error))
     return None

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from art_ext.errors import ArtExtError, ComposeError, Stopped
+from art_ext.host.commands.doctor import doctor
 from art_ext.host.commands.explain import explain
 from art_ext.host.commands.harden import harden
 from art_ext.host.commands.options import DEBUG, debug_option
@@ -82,6 +83,7 @@ def cli(ctx: click.Context) -> None:
 
 
 for _command in (
+    doctor,
     explain,
     harden,
     plugins,
