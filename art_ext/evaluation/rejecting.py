@@ -37,7 +37,7 @@ class Denied:
 
 def prepare_detector(detector: Detector, training: Evaluator | None) -> str | None:
     """Fits the bank of a detector that has one and is not fitted; returns why it cannot be judged, or None."""
-    if not detector.has_bank or getattr(detector, "bank", None):
+    if not detector.has_bank or detector.bank:
         return None
     if training is None:
         return f"{detector.name} compares with training images, which are not known here"

@@ -330,6 +330,10 @@ class Recipe(BaseModel):
     threat: Threat | None = None
     train: Train = Train()
     evaluate: tuple[NamedInYaml, ...] = ()
+    suite: Annotated[
+        Literal["quick", "standard", "full", "none"],
+        Field(description="of the evaluation at the end; `evaluate: quick` sets it too"),
+    ] = "quick"
     track: Track = Track()
     output: Annotated[Path | None, Field(description="folder of the run")] = None
 
@@ -342,6 +346,9 @@ class Recipe(BaseModel):
         if not isinstance(value, Mapping):
             return value
         empty = {key for key in ("use", "evaluate", "train", "track") if key in value and value[key] is None}
+        named = value.get("evaluate")
+        if isinstance(named, str) and "suite" not in value:  # evaluate: quick
+            return {**{key: item for key, item in value.items() if key not in {*empty, "evaluate"}}, "suite": named}
         return {key: item for key, item in value.items() if key not in empty}
 
     @field_validator("schema_", mode="before")
@@ -433,6 +440,7 @@ class Recipe(BaseModel):
             "threat": None if self.threat is None else _fields(self.threat),
             "train": train.plain(),
             "evaluate": [{entry.name: _fields(options)} for entry, options in self.attacks(offered)],
+            "suite": self.suite,
             "track": _fields(self.track),
             "output": _plain(self.output),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -24,12 +24,14 @@ class Detector:
         adversaries: the objectives of an attacker who knows the score and wants to be misclassified
             AND kept, strongest first; none where that takes an attack of its own.
         threshold: an input is kept if and only if its score is at least this; None until calibrated.
+        bank: what `fit` keeps, for a score that has something to fit; empty until then.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
     adversaries: ClassVar[tuple[Objective, ...]] = ()
     threshold: float | None = None
+    bank: Sequence[Tensor] = ()
 
     def fit(self, out: Outputs, y: Tensor) -> None:
         """Fits what the score compares with, on clean training outputs; most scores have nothing to fit."""
