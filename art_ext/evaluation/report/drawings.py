@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 20
+WORST = "worst case"
+"""The condition that comes last."""
 _MARKS = ("o", "D", "s", "^", "v", "P", "X")
 _MOST_WRITTEN = 12
 """Classes up to which a heatmap has its figures written in."""
@@ -25,7 +27,8 @@ _MOST_WRITTEN = 12
 
 def intervals(models: Mapping[str, Mapping[str, Estimate]]) -> Figure:
     """Accuracies with their intervals: a line a condition, a mark a model."""
-    rows = list(dict.fromkeys(name for found in models.values() for name in found))
+    rows = list(dict.fromkeys(name for found in models.values() for name in found if name != WORST))
+    rows += [WORST] if any(WORST in found for found in models.values()) else []
     made = figure(4.8, 0.9 + 0.3 * len(rows))
     axes: Axes = made.add_subplot()
     colours = (MODEL, BASELINE, GOOD, OTHER)

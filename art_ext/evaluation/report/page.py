@@ -185,6 +185,7 @@ def _environment() -> Environment:
         "count": lambda value: f"{value:,}",
         "seconds": lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.1f}",
         "plain": _plain,
+        "sentence": _sentence,
         "words": lambda text: str(text).replace("_", " "),
         "compact": lambda value: json.dumps(value, default=str),
     }
@@ -193,6 +194,13 @@ def _environment() -> Environment:
 
 def _percent(value: float, digits: int = 1) -> str:
     return f"{value:.{digits}%}"
+
+
+def _sentence(text: str) -> str:
+    """With a capital, unless it begins with a name such as pgd_20, and a full stop."""
+    first = text.split(" ", 1)[0]
+    start = text[:1].upper() + text[1:] if first.isalpha() else text
+    return start if start.endswith((".", "!", "?", ":")) else f"{start}."
 
 
 def _plain(value: object) -> str:

@@ -69,7 +69,7 @@ def counted(record: EvaluationRecord) -> dict[str, Estimate]:
 
 def _conditions(clean: Estimate, attacks: Sequence[AttackResult], worst: Estimate) -> dict[str, Estimate]:
     found = {one.name: one.estimate for one in attacks if one.error is None and one.bounded}
-    return {"clean": clean, **found, "worst case": worst}
+    return {"clean": clean, **found, drawings.WORST: worst}
 
 
 def _attacks(record: EvaluationRecord) -> Iterator[Drawn]:
@@ -85,7 +85,7 @@ def _attacks(record: EvaluationRecord) -> Iterator[Drawn]:
 def _compare(record: EvaluationRecord, compare: Mapping[str, EvaluationRecord]) -> Iterator[Drawn]:
     if compare:
         models = {THIS: counted(record)} | {name: counted(other) for name, other in compare.items()}
-        shares = "; ".join(f"{name}: {found['worst case'].accuracy:.1%}" for name, found in models.items())
+        shares = "; ".join(f"{name}: {found[drawings.WORST].accuracy:.1%}" for name, found in models.items())
         yield drawn("compare", "Attack by attack", f"In the worst case, {shares}.", drawings.intervals, models)
 
 
