@@ -31,11 +31,11 @@ from art_ext.data.checks import check_images, check_labels
 from art_ext.data.images import as_images
 from art_ext.engine.fit import Fit, History
 from art_ext.engine.freeze import Crafter, frozen, restoring
-from art_ext.engine.net import Net
+from art_ext.engine.net import Net, in_channels_last
 from art_ext.engine.observe import Observer, RunInfo
 from art_ext.engine.offers import check_offers, needs_of
 from art_ext.engine.optim import OPTIMIZERS, follow_surgery, tuned
-from art_ext.engine.run import Run, RunSettings, in_channels_last
+from art_ext.engine.run import Run, RunSettings
 from art_ext.errors import ConfigError, DataError, ModelError, unknown
 from art_ext.evaluation.suite import HeldOut, threat_of
 from art_ext.ingredient import Count, Ingredient, Positive, explain

@@ -16,7 +16,7 @@ from art_ext.border.art import ClassifierView, wrong_shape
 from art_ext.data.checks import check_images, check_labels
 from art_ext.data.images import Images, as_images
 from art_ext.engine.freeze import frozen
-from art_ext.engine.run import in_channels_last
+from art_ext.engine.net import in_channels_last
 from art_ext.errors import ConfigError, unknown
 from art_ext.evaluation.suite import joined
 from art_ext.parts.detectors import Detector

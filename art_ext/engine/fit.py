@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from art_ext.engine.helpers import Aide, follow_rates
 from art_ext.engine.keeper import Keeper
+from art_ext.engine.memory import batch_norms, is_out_of_memory, release, shortage
 from art_ext.engine.net import Net
 from art_ext.engine.observe import EpochReport, Observer, Tick
 from art_ext.engine.optim import Schedule, paced, remember_rates, set_rates
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 Validate = Callable[[Net, Parts, int], Scores]
 """(net, the present parts, epoch) to scores on held-out data."""
+
+_log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 """How often a run looks at the device for a live loss and for NaN."""
@@ -205,11 +209,43 @@ class Fit:
 
     def take(self, batch: Batch, weight: float = 1.0) -> dict[str, Tensor]:
         """One update on one batch, with the present parts; returns the step's logs."""
-        self.net.train()
-        step = Step(self, batch, weight)
-        self.update(step)
-        self.run.step += 1
-        return step.logs
+        if not self.net.training:
+            self.net.train()
+        while True:
+            step, before = Step(self, batch, weight), self.run.weights_version
+            try:
+                self.update(step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = self._why_not_in_pieces(len(batch.x), moved=self.run.weights_version != before)
+                if reason:
+                    raise shortage(self.run.step, len(batch.x), reason) from None
+            else:
+                self.run.step += 1
+                return step.logs
+            self._take_smaller_pieces(len(batch.x))
+
+    def _why_not_in_pieces(self, rows: int, *, moved: bool) -> str:
+        """Why a step that did not fit in memory cannot be taken in smaller pieces, or ""."""
+        if self.run.world > 1:
+            return "with several processes that has to be the same everywhere"
+        if moved:
+            return "its first half has moved the weights already"
+        if self.run.micro_batch is None and batch_norms(self.net):
+            return "batch norms would see fewer rows at once"
+        return "" if (self.run.micro_batch or rows) > 1 else "not even one image fits"
+
+    def _take_smaller_pieces(self, rows: int) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        release(self.run.device)
+        self.run.micro_batch = (min(self.run.micro_batch or rows, rows) + 1) // 2
+        _log.warning(
+            "step %d did not fit in memory; %d images at once go through the network from now on, gradients stay those "
+            "of the whole batch",
+            self.run.step,
+            self.run.micro_batch,
+        )
 
     def _enter(self, epoch: int) -> None:
         """The parts of this epoch; a fresh optimizer and schedule where a phase that asked for them ended."""
@@ -231,6 +267,7 @@ class Fit:
     def _epoch(self, epoch: int, batches: Batches) -> EpochReport:
         run, place = self.run, self.place
         whole, phase_epochs = self.parts, self._phase_end(epoch) - self.phase_start
+        self.net.train()
         looked = time.perf_counter()
         began = looked - place.seconds
         for batch in self._batches(epoch, batches):

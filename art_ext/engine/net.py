@@ -8,7 +8,22 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from art_ext.engine.memory import in_pieces
 from art_ext.types import Outputs, collecting, offer
+
+
+def in_channels_last(x: Tensor) -> Tensor:
+    """x (N, C, H, W) with strides in channels-last order; x itself where it has them.
+
+    With one channel both orders describe the same bytes, and torch leaves the strides as they
+    are, which convolutions read as channels-first: they are set by hand.
+    """
+    n, c, h, w = x.shape
+    if c != 1:
+        return x.contiguous(memory_format=torch.channels_last)
+    if x.stride() == (h * w, 1, w, 1):
+        return x
+    return x.contiguous().view(n, h, w, 1).permute(0, 3, 1, 2)
 
 
 class Net(nn.Module):
@@ -22,8 +37,12 @@ class Net(nn.Module):
         mean, std: subtracted from and divided into the pixels, broadcastable to (C, H, W).
         head: the module whose input is the features; needed only when they are wanted.
         wanted: names of the extras to collect.
+
+    Attributes:
+        channels_last: whether images go in in channels-last order, whoever made them.
     """
 
+    channels_last = False
     mean: Tensor | None
     std: Tensor | None
 
@@ -43,6 +62,8 @@ class Net(nn.Module):
         self._head = [head]  # in a list, so that it is not registered a second time
 
     def forward(self, x: Tensor) -> Outputs:
+        if self.channels_last and x.ndim == 4:
+            x = in_channels_last(x)
         if self.mean is not None and self.std is not None:
             x = (x - self.mean) / self.std
         if not self.wanted:
@@ -76,15 +97,18 @@ class Passes(nn.Module):
     a joint pass shares the batch statistics of normalisation layers, separate passes do not.
     """
 
+    rows: int | None = None
+    """That go through the network at once; None: all."""
+
     def __init__(self, net: Net) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, parts: Sequence[Tensor], joint: bool) -> list[Outputs]:
         if len(parts) == 1 or not joint:
-            return [self.net(part) for part in parts]
+            return [in_pieces(self.net, part, self.rows) for part in parts]
         sizes = [len(part) for part in parts]
-        out: Outputs = self.net(torch.cat(list(parts)))
+        out = in_pieces(self.net, torch.cat(list(parts)), self.rows)
         logits = torch.split(out.logits, sizes)
         extras = {name: torch.split(value, sizes) for name, value in out.extras.items()}
         return [Outputs(logits[i], {name: value[i] for name, value in extras.items()}) for i in range(len(sizes))]

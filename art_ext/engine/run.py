@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
 from art_ext.engine.freeze import Crafter
-from art_ext.engine.net import Net, Passes
+from art_ext.engine.net import Net, Passes, in_channels_last
 from art_ext.engine.signals import Signals
 from art_ext.errors import ArtExtError, ConfigError, LostProcessError, NonFiniteError
 from art_ext.parts.attacks import BNMode
@@ -127,7 +127,8 @@ class Run:
                 "start them with torchrun, or set train.devices to 1"
             )
         self.signals = signals or Signals()
-        self.micro_batch = settings.micro_batch
+        self._passes: Passes | None = None
+        self.craft_batch = self.micro_batch = settings.micro_batch
         self._control: Any = None
         self._wishes: tuple[Any, Tensor] | None = None
         self._dtype = torch.float64 if settings.precision == "64-true" else torch.float32
@@ -145,6 +146,17 @@ class Run:
         return self.fabric.device
 
     @property
+    def micro_batch(self) -> int | None:
+        """Rows that go through the network at once in training; None: all of a batch."""
+        return self._micro_batch
+
+    @micro_batch.setter
+    def micro_batch(self, rows: int | None) -> None:
+        self._micro_batch = rows
+        if self._passes is not None:
+            self._passes.rows = rows
+
+    @property
     def rank(self) -> int:
         return self.fabric.global_rank
 
@@ -154,7 +166,9 @@ class Run:
 
     def place(self, net: Net, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
         """The wrapped outer call and optimizer; the net itself is moved, and stays the bare module."""
+        net.channels_last = self.settings.channels_last
         passes: Any = Passes(net)
+        self._passes, self.micro_batch = passes, self.micro_batch
         if self.settings.compile:
             passes = torch.compile(passes)
         wrapped, optimizer = self.fabric.setup(passes, optimizer)
@@ -220,13 +234,15 @@ class Run:
             "step": self.step,
             "stop": self.stop,
             "micro_batch": self.micro_batch,
+            "craft_batch": self.craft_batch,
             "crafter": self.crafter.state_dict(),
             "precision": precision.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         precision: Any = self.fabric.strategy.precision
-        self.step, self.stop, self.micro_batch = state["step"], state["stop"], state["micro_batch"]
+        self.step, self.stop = state["step"], state["stop"]
+        self.micro_batch, self.craft_batch = state["micro_batch"], state["craft_batch"]
         self.crafter.load_state_dict(state["crafter"])
         if state["precision"]:
             precision.load_state_dict(state["precision"])
@@ -312,17 +328,3 @@ class Run:
         if self.world > 1:
             dist.all_reduce(values)
         return dict(zip(sums, values.tolist(), strict=True))
-
-
-def in_channels_last(x: Tensor) -> Tensor:
-    """x (N, C, H, W) with strides in channels-last order.
-
-    With one channel both orders describe the same bytes, and torch leaves the strides as they
-    are, which convolutions read as channels-first: they are set by hand.
-    """
-    _, c, h, w = x.shape
-    if c == 1:
-        return x.contiguous().as_strided(x.shape, (h * w, 1, w, 1))
-    return x.contiguous(memory_format=torch.channels_last)
-
-

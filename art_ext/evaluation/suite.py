@@ -12,8 +12,7 @@ from torch import Tensor
 
 from art_ext.data.images import Images
 from art_ext.engine.freeze import Crafter, frozen
-from art_ext.engine.net import Net
-from art_ext.engine.run import in_channels_last
+from art_ext.engine.net import Net, in_channels_last
 from art_ext.errors import ConfigError
 from art_ext.evaluation.counting import Counted, Spent
 from art_ext.evaluation.rejection import thresholded_robust_error

@@ -13,10 +13,10 @@ from art_ext.data.batches import ArrayBatches
 from art_ext.engine import checkpoint
 from art_ext.engine.checkpoint import Shelf
 from art_ext.engine.fit import Fit
-from art_ext.engine.net import Net
+from art_ext.engine.net import Net, in_channels_last
 from art_ext.engine.observe import Observer
 from art_ext.engine.optim import cosine, follow_surgery, make_optimizer, one_cycle, remember_rates, steps
-from art_ext.engine.run import Run, RunSettings, in_channels_last
+from art_ext.engine.run import Run, RunSettings
 from art_ext.errors import ConfigError, NonFiniteError
 from art_ext.parts.noise import Keys
 from art_ext_baselines import PGDAT, TRADES

@@ -16,8 +16,8 @@ import art_ext.border.networks  # noqa: F401  (registers small_cnn)
 from art_ext.data.batches import ArrayBatches
 from art_ext.engine.fit import Fit
 from art_ext.engine.freeze import Crafter, Twin
-from art_ext.engine.net import Net
-from art_ext.engine.run import Run, RunSettings, in_channels_last
+from art_ext.engine.net import Net, in_channels_last
+from art_ext.engine.run import Run, RunSettings
 from art_ext.parts.attacks import PGD
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import Linf
