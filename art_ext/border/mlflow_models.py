@@ -47,6 +47,7 @@ __all__ = ["Stored", "load_model", "load_stored", "save_model"]
 
 FLAVOR = "art_ext"
 _MINUTE = 60
+_LARGEST_CARD = 1 << 20
 
 _log = logging.getLogger("art_ext.border.mlflow")
 
@@ -329,15 +330,21 @@ def _flavor(root: Path, address: str) -> Mapping[str, Any]:
     import yaml
 
     try:
-        card = yaml.safe_load(_inside(root, "MLmodel", address).read_text())
+        card = yaml.safe_load(_text(_inside(root, "MLmodel", address)))
         flavor = card["flavors"][FLAVOR]
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError):
         raise refused(
             f"{address}/MLmodel", f"it was not logged by art_ext: it has no {FLAVOR} flavor, and any other needs MLflow"
         ) from None
     if not isinstance(flavor, dict):
         raise ModelError(f"{address} is damaged: the {FLAVOR} flavor in its MLmodel is no mapping; log the model again")
     return flavor
+
+
+def _text(path: Path) -> str:
+    if path.stat().st_size > _LARGEST_CARD:
+        raise ValueError("it is too large")
+    return path.read_text(encoding="utf-8")
 
 
 def _inside(root: Path, name: object, address: str) -> Path:

@@ -34,6 +34,7 @@ __all__ = [
     "build_model",
     "check_layers",
     "check_network",
+    "check_size",
     "count_parameters",
     "find_head",
     "published",
@@ -42,6 +43,7 @@ __all__ = [
     "unweighted",
 ]
 
+_BLOAT, _SMALL = 4, 10_000_000
 _MEMORY = "_art_ext_architecture"
 ENSEMBLE = "ensemble"
 """The name of an ensemble's architecture, which lists those of its members."""
@@ -406,6 +408,27 @@ def unweighted(architecture: Mapping[str, Any]) -> nn.Module:
     if not isinstance(members, list) or not all(isinstance(m, Mapping) and "members" not in m for m in members):
         raise ModelError("the architecture of an ensemble garbles its members; save the network again")
     return Ensemble(map(_single, members))
+
+
+def check_size(architecture: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+    """Refuses an architecture that is out of all proportion to the weights it came with, before memory is taken.
+
+    Raises:
+        ModelError: naming both sizes.
+    """
+    try:
+        with torch.device("meta"):  # shapes without memory
+            claims = count_parameters(unweighted(architecture))
+    except ArtExtError:
+        raise
+    except Exception:  # a network that computes with its weights while it is built
+        return
+    holds = sum(value.numel() for value in weights.values())
+    if claims > _BLOAT * holds + _SMALL:
+        raise ModelError(
+            f"the architecture of {architecture.get('name')} has {claims:,} numbers and its weights {holds:,}, so they "
+            "do not belong together; nothing was built, save the network again"
+        )
 
 
 def _single(architecture: Mapping[str, Any]) -> nn.Module:

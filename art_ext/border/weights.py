@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,7 +159,9 @@ def read_weights(path: Path, *, trust: bool = False, sealed: bool = False) -> di
     if sealed or _is_sealed(path):
         return _state_dict(checkpoint.load(path), path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles: they are refused, or read
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if not trust:
             raise refused(path, f"it is a pickle of more than weights ({_wants(error)})") from None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from art_ext.border.timm import check_layers, check_network, unweighted
+from art_ext.border.timm import check_layers, check_network, check_size, unweighted
 from art_ext.border.weights import fit_weights
 from art_ext.errors import ConfigError, ModelError
 from art_ext.host.manager import Catalogue
@@ -108,6 +108,8 @@ def _bare(
     recipe = found.recipe or {}
     if architecture is not None:
         _refuse_other(architecture, wanted, shown)
+        assert found.weights is not None
+        check_size(architecture, found.weights)
         module = unweighted(_for(architecture, facts))
     elif _named(wanted):
         module = build_network(wanted, facts, catalogue, seed)

@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from art_ext.border.timm import build_model, check_layers, check_network, unweighted
+from art_ext.border.timm import build_model, check_layers, check_network, check_size, unweighted
 from art_ext.border.weights import digest_of_weights, fit_weights
 from art_ext.errors import ConfigError, ModelError
 from art_ext.host.manager import Catalogue
@@ -160,7 +160,9 @@ def _module(
         named = trained is not None and trained.model.name == found.plugin
         wanted = trained.model if trained is not None and named else ModelSection(name=found.plugin)
         return catalogue.plan(ingredients, facts).operate(build_network(wanted, facts, catalogue))
+    assert found.weights is not None
     if architecture is not None:
+        check_size(architecture, found.weights)
         bare = unweighted(architecture)
     elif trained is not None:
         bare = build_network(trained.model, facts, catalogue)
@@ -172,7 +174,6 @@ def _module(
     for use in () if found.network is None else found.network.earlier:
         bare = catalogue.plan(ingredients_of(use, shown, catalogue), facts).operate(bare)
     module = catalogue.plan(ingredients, facts).operate(bare)
-    assert found.weights is not None
     fit_weights(module, found.weights, shown, hint="" if trained is not None else "name its recipe with --recipe")
     if architecture is not None:
         check_layers(architecture, module)
