@@ -46,6 +46,10 @@ class CheckpointError(ModelError):
     """A training that cannot go on: its checkpoints are damaged, or are those of another one."""
 
 
+class MemoryShortageError(ArtExtError):
+    """A batch that does not fit in memory, where pieces of it would give another result."""
+
+
 class LostProcessError(ArtExtError):
     """Another process of a training is gone."""
 

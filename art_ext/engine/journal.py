@@ -11,7 +11,6 @@ The last line of a run has the event "end" with its final metrics, or "failed" w
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import time
@@ -22,14 +21,13 @@ from typing import Any, BinaryIO, Literal
 
 from art_ext.engine.observe import EpochReport, Observer, RunInfo
 from art_ext.errors import ConfigError, DataError
+from art_ext.files import cannot_write
 
 __all__ = ["FILE", "Entry", "Journal", "read_from", "read_journal"]
 
 FILE = "metrics.jsonl"
 
 Event = Literal["epoch", "end", "failed"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,10 @@ def _spelt(value: float) -> float | str:
 class Journal(Observer):
     """Writes `metrics.jsonl` in a folder: appended to, and on the disk before an epoch counts as over.
 
-    Rank 0 writes; on other ranks every event is a no-op. A full disk costs the line and one
-    warning, not the training. Where a run goes on in its folder, an epoch that the file holds
-    already is not written again: its line has been sent under its time.
+    Rank 0 writes; on other ranks every event is a no-op. On a full disk a line is there whole or
+    not at all, and StorageError ends the run, which can go on later. Where a run goes on in its
+    folder, an epoch that the file holds already is not written again: its line has been sent under
+    its time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,7 +102,6 @@ class Journal(Observer):
         self._epoch = 0
         self._step = 0
         self._written = 0
-        self._warned = False
 
     def run_start(self, info: RunInfo) -> None:
         """Opens the file.
@@ -164,13 +162,14 @@ class Journal(Observer):
             metrics=metrics,
             error=error,
         )
+        line, end = entry.line(), self._file.seek(0, os.SEEK_END)
         try:
-            self._file.write(entry.line())
+            if self._file.write(line) < len(line):  # a disk that is full takes a part of it
+                self._file.write(line)
             os.fsync(self._file.fileno())
         except OSError as problem:
-            if not self._warned:
-                _log.warning("cannot write %s (%s); training goes on without it", self.path, problem.strerror)
-            self._warned = True
+            self._file.truncate(end)
+            raise cannot_write(self.path, problem, len(line)) from None
 
     def _close(self) -> None:
         if self._file is not None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from art_ext.engine.memory import is_out_of_memory, joined_adversarial, pieces, release
 from art_ext.errors import ConfigError
-from art_ext.parts.attacks import BNMode
+from art_ext.parts.attacks import Attack, BNMode
 from art_ext.parts.noise import Keys
 from art_ext.parts.objectives import ce
 from art_ext.types import Adversarial, Forward, Outputs, View, Views
@@ -57,12 +58,27 @@ class Step:
         if len(x) == 0:
             return Adversarial(x, torch.zeros_like(x))
         keys = self.keys[rows] if self._crafts == 0 else self.keys[rows].stream("craft", self._crafts)
-        with self.through(attack.bn) as net:
-            score = (attack.objective or ce).bind(net, x, y)
-            self._memo = attack.craft(net, x, score, keys)
+        self._memo = self._crafted(attack, x, y, keys)
         self._crafts += 1
         self._memo_version = self.run.weights_version
         return self._memo
+
+    def _crafted(self, attack: Attack, x: Tensor, y: Tensor, keys: Keys) -> Adversarial:
+        """In pieces that memory holds: noise is each example's own, and no example sees another one in eval mode."""
+        while True:
+            parts = pieces(len(x), self.run.craft_batch)
+            try:
+                with self.through(attack.bn) as net:
+                    objective = attack.objective or ce
+                    made = [
+                        attack.craft(net, x[part], objective.bind(net, x[part], y[part]), keys[part]) for part in parts
+                    ]
+                return joined_adversarial(made)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or attack.bn == "train" or len(x) == len(parts):
+                    raise
+            self.run.craft_batch = (len(x) // len(parts) + 1) // 2
+            release(self.run.device)
 
     @contextmanager
     def through(self, bn: BNMode) -> Iterator[Forward]:

@@ -1,0 +1,39 @@
+"""kill -9 at any moment of `art-ext harden`, and the end is that of a run which was left alone.
+
+ART_EXT_KILLS=20 tries more moments than the five of every day.
+"""
+
+import os
+import random
+import signal
+
+import pytest
+
+import runs
+
+KILLS = int(os.environ.get("ART_EXT_KILLS", "5"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(what an uninterrupted run came to, how many moments it had)."""
+    folder = tmp_path_factory.mktemp("whole")
+    runs.finish(runs.arguments("run"), folder, runs.Moments(folder / "moments"))
+    return runs.outcome(folder / "run"), int((folder / "moments").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(KILLS))
+def test_killed_at_a_random_moment(number, whole, tmp_path):
+    expected, moments = whole
+    draw = random.Random(number)
+    at = draw.randrange(moments * number // KILLS, moments * (number + 1) // KILLS)
+    killed = runs.start(runs.arguments("run"), tmp_path, runs.Moments(None, at))
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "run" / "result.json").exists()
+    printed = runs.finish(["resume", "run"], tmp_path)
+    assert "Traceback" not in printed
+    assert runs.same(runs.outcome(tmp_path / "run"), expected), f"killed at moment {at} of {moments}"
+    assert (tmp_path / "run" / "result.json").exists()
+    assert "is finished" in runs.finish(["resume", "run"], tmp_path)
