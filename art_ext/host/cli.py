@@ -12,6 +12,7 @@ import click
 from art_ext.errors import ArtExtError, ComposeError, Stopped
 from art_ext.host.commands.doctor import doctor
 from art_ext.host.commands.explain import explain
+from art_ext.host.commands.gate import gate
 from art_ext.host.commands.harden import harden
 from art_ext.host.commands.options import DEBUG, debug_option
 from art_ext.host.commands.plugins import plugins
@@ -85,6 +86,7 @@ def cli(ctx: click.Context) -> None:
 for _command in (
     doctor,
     explain,
+    gate,
     harden,
     plugins,
     resume,

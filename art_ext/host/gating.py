@@ -1,0 +1,162 @@
+"""What the gate needs, gathered: a model's evaluation, its weights' digest, its version, its champion."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from art_ext.border.mlflow_evaluation import FOLDER
+from art_ext.border.mlflow_outbox import Opening, Position
+from art_ext.border.mlflow_registry import Version, find_version, promote
+from art_ext.border.mlflow_runs import artifact, evaluations_of
+from art_ext.border.mlflow_where import Tracking
+from art_ext.errors import ConfigError, DataError
+from art_ext.evaluation.examples import Examples, read_examples
+from art_ext.evaluation.record import EXAMPLES, FILE, EvaluationRecord, read_evaluation
+from art_ext.host.document import read
+from art_ext.host.manager import Catalogue
+from art_ext.host.models import open_model
+from art_ext.lifecycle.gate import Decision, decide
+from art_ext.lifecycle.policy import Champion, Pairs, Policy, policy_from
+from art_ext.secrets import masked
+
+__all__ = ["gate", "read_policy", "registered"]
+
+_ROLES = ("hardened", "undefended")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model with its evaluation; `digest` is of its weights now."""
+
+    shown: str
+    digest: str
+    record: EvaluationRecord
+    examples: Examples | None
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in a YAML file.
+
+    Raises:
+        ConfigError: naming the file, the line and the key.
+    """
+    document = read(path, str(path))
+    return policy_from(document.data, str(path), document.lines)
+
+
+def gate(
+    model: str,
+    policy: Policy,
+    *,
+    catalogue: Catalogue,
+    tracking: Tracking,
+    against: str | None = None,
+    evaluation: Path | None = None,
+    trust: bool = False,
+) -> Decision:
+    """Holds a policy against a model.
+
+    Args:
+        model: whatever `open_model` takes.
+        against: the champion, `models:/NAME@ALIAS`; one that is not there yet asks nothing.
+        evaluation: of the model, where it is kept elsewhere.
+
+    Raises:
+        ArtExtError: where the model, its evaluation or the champion's cannot be read.
+    """
+    mine = _evaluated(model, catalogue, tracking, evaluation, trust)
+    champion = None
+    if against is not None and (not against.startswith("models:/") or find_version(tracking.uri, against) is not None):
+        champion = _champion(_evaluated(against, catalogue, tracking, None, trust), mine)
+    return decide(mine.shown, policy, mine.record, digest=mine.digest, champion=champion)
+
+
+def registered(model: str, tracking: Tracking) -> Version:
+    """The registered version that a model is: by its address, or by the run folder that registered it.
+
+    Raises:
+        ConfigError: for a model that is not registered.
+    """
+    found = None
+    if model.startswith("models:/"):
+        found = find_version(tracking.uri, model)
+    else:
+        for place in (Path(model), *(Path(model) / role for role in _ROLES)):
+            opening, position = Opening.load(place), Position.load(place)
+            if opening and opening.registration and position and position.version:
+                found = find_version(tracking.uri, f"models:/{opening.registration.name}/{position.version}")
+    if found is None:
+        raise ConfigError(
+            f"{masked(model)} is no version of a registered model, so it cannot be promoted; harden with "
+            "--set track.register=NAME, or name models:/NAME@ALIAS"
+        )
+    return found
+
+
+def move_champion(version: Version, tracking: Tracking, alias: str) -> str:
+    """Promotes a version, and says so in one line."""
+    moved = promote(tracking.uri, version, alias, {"art_ext.gate": "passed"})
+    before = f"; before it was version {moved.previous}" if moved.previous not in (None, version.version) else ""
+    return f"models:/{version.name}@{alias} is version {version.version}{before}"
+
+
+def _evaluated(
+    model: str, catalogue: Catalogue, tracking: Tracking, evaluation: Path | None, trust: bool
+) -> Evaluated:
+    opened = open_model(model, catalogue=catalogue, tracking_uri=tracking.uri, trust=trust)
+    place = nullcontext(evaluation) if evaluation is not None else _found(model, opened.digest, tracking)
+    with place as folder:
+        if folder is None:
+            raise DataError(
+                f"{masked(model)} has no evaluation; run art-ext evaluate {masked(model)} first, "
+                "or name one with --evaluation"
+            )
+        record = read_evaluation(folder)
+        examples = folder / EXAMPLES if folder.is_dir() else folder.parent / EXAMPLES
+        return Evaluated(
+            opened.source, opened.digest, record, read_examples(examples) if examples.is_file() else None
+        )
+
+
+@contextmanager
+def _found(model: str, digest: str, tracking: Tracking) -> Iterator[Path | None]:
+    """The folder with a model's evaluation: beside its weights, in the run that made it, in the latest run about it."""
+    local = Path(model)
+    if local.is_dir():
+        places = [local / FOLDER / role for role in _ROLES]
+        places += [local.parent / FOLDER / local.name, local / FOLDER, local]
+        yield next((place for place in places if (place / FILE).is_file()), None)
+        return
+    runs = []
+    if model.startswith("runs:/"):
+        runs = [model.removeprefix("runs:/").split("/")[0]]
+    elif model.startswith("models:/"):
+        version = find_version(tracking.uri, model)
+        runs = [version.run_id] if version is not None and version.run_id else []
+    runs += [run.run_id for run in evaluations_of(tracking.uri, digest)] if "://" in model or ":/" in model else []
+    for run in runs:
+        with artifact(tracking.uri, run, FOLDER) as folder:
+            if folder is not None and (folder / FILE).is_file() and read_evaluation(folder).model.digest == digest:
+                yield folder
+                return
+    yield None
+
+
+def _champion(champion: Evaluated, mine: Evaluated) -> Champion:
+    if champion.record.model.digest != champion.digest:
+        raise DataError(f"the evaluation of {champion.shown} is of other weights than it has now; evaluate it again")
+    clean = robust = None
+    theirs, ours = champion.examples, mine.examples
+    same = champion.record.data.digest == mine.record.data.digest
+    if same and theirs is not None and ours is not None and theirs.index.equal(ours.index):
+        clean = _pairs((ours.predicted == ours.label).tolist(), (theirs.predicted == theirs.label).tolist())
+        robust = _pairs(ours.right.tolist(), theirs.right.tolist())
+    return Champion(champion.shown, champion.record, clean, robust)
+
+
+def _pairs(ours: list[bool], theirs: list[bool]) -> Pairs:
+    both = list(zip(ours, theirs, strict=True))
+    return Pairs(won=sum(a and not b for a, b in both), lost=sum(b and not a for a, b in both))
