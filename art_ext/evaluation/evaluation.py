@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from art_ext.data.checks import check_labels
-from art_ext.data.images import Images
 from art_ext.engine.net import Net
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError, DataError
@@ -20,51 +19,24 @@ from art_ext.evaluation.campaign import Campaign
 from art_ext.evaluation.checking import Checking
 from art_ext.evaluation.curve import curve_of, smallest_eps
 from art_ext.evaluation.digests import data_digest, image_digests, overlap
-from art_ext.evaluation.lineup import Lineup, build_lineup, effort
+from art_ext.evaluation.lineup import Lineup, Planned, build_lineup, effort
 from art_ext.evaluation.measure import repeats
 from art_ext.evaluation.record import (
     Baseline,
     CurvePoint,
     DataInfo,
     EvaluationRecord,
-    ModelInfo,
     RejectionResult,
 )
 from art_ext.evaluation.rejecting import judge_detector, prepare_detector
 from art_ext.evaluation.settling import Question, groups
+from art_ext.evaluation.subject import Rows, Subject
 from art_ext.evaluation.suite import Evaluator
 from art_ext.evaluation.suites import Suite
 from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Clock, Tick
 from art_ext.evaluation.trust import judge
 from art_ext.evaluation.verdict import conclude
-from art_ext.parts.attacks import Attack
-from art_ext.plan import Plan
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network under evaluation.
-
-    Attributes:
-        plan: of the ingredients that trained it; of none where nothing is known.
-        known: whether the plan is what trained it.
-        adaptive: an ingredient's name to the attacks that it says an informed attacker would run.
-    """
-
-    net: Net
-    plan: Plan
-    info: ModelInfo
-    known: bool = False
-    adaptive: Mapping[str, Sequence[str]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Images with their labels, (N,) class indices."""
-
-    x: Images
-    y: Tensor
 
 
 @dataclass(frozen=True)
@@ -72,7 +44,7 @@ class Options:
     """How an evaluation runs.
 
     Attributes:
-        extra: attacks besides the suite's, by name.
+        extra: attacks besides the suite's.
         folder: of evaluation.json, examples.parquet and the partial results; None keeps all in memory.
         minutes: the budget; what it does not suffice for is left out, and the record says so.
         until: a question that it stops at as soon as it is settled.
@@ -83,7 +55,7 @@ class Options:
     """
 
     suite: Suite
-    extra: Sequence[tuple[str, Attack]] = ()
+    extra: Sequence[Planned] = ()
     seed: int = 0
     device: torch.device | None = None
     folder: Path | None = None
@@ -247,7 +219,7 @@ class Evaluation:
         )
 
     def _campaign(
-        self, evaluator: Evaluator, lineup: Lineup, last: Sequence[names.Planned], digest: str
+        self, evaluator: Evaluator, lineup: Lineup, last: Sequence[Planned], digest: str
     ) -> Campaign:
         options, threat = self.options, self.threat
         identity = {
@@ -319,7 +291,7 @@ class Evaluation:
         """The undefended network under the same attacks, each but those that tables compare on what stands."""
         if self.baseline is None or self.clock.over:
             return None
-        own = {names.MANY_STEPS, names.MARGIN, *(name for name, _ in self.options.extra)}
+        own = {names.MANY_STEPS, names.MARGIN, *(attack.name for attack in self.options.extra)}
         planned = [
             replace(attack, everywhere=attack.name in own)
             for attack in self.lineup.planned

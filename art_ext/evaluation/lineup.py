@@ -128,7 +128,7 @@ def build_lineup(
     entries: Mapping[str, AttackEntry],
     context: EvaluationContext,
     *,
-    extra: Sequence[tuple[str, Attack]] = (),
+    extra: Sequence[Planned] = (),
     adaptive: Mapping[str, Sequence[str]] | None = None,
     random: bool = False,
 ) -> Lineup:
@@ -136,15 +136,15 @@ def build_lineup(
 
     Args:
         entries: the attacks that the plugins offer, by name.
-        extra: attacks that the recipe names itself; they run on all images.
+        extra: attacks besides the suite's.
         adaptive: an ingredient to the names of entries that know it, besides those that say so.
         random: the network's answers vary.
     """
     lineup = Lineup()
     for planned in core(threat, suite.tries, random=random):
         lineup.add(planned)
-    for name, attack in extra:
-        lineup.add(Planned(name, attack, "gradient", True))
+    for planned in extra:
+        lineup.add(planned)
     _inform(lineup, plan, threat, suite, entries, context, adaptive or {})
     for wanted in suite.wanted:
         _want(lineup, wanted, entries, context)

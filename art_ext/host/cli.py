@@ -10,7 +10,9 @@ from typing import Any, NoReturn
 import click
 
 from art_ext.errors import ArtExtError, ComposeError, Stopped
+from art_ext.host.commands.audit import audit
 from art_ext.host.commands.doctor import doctor
+from art_ext.host.commands.evaluate import evaluate
 from art_ext.host.commands.explain import explain
 from art_ext.host.commands.gate import gate
 from art_ext.host.commands.harden import harden
@@ -84,7 +86,9 @@ def cli(ctx: click.Context) -> None:
 
 
 for _command in (
+    audit,
     doctor,
+    evaluate,
     explain,
     gate,
     harden,

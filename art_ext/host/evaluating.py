@@ -1,0 +1,326 @@
+"""Evaluations asked for by name: a model, data and a threat found for `art-ext evaluate`, `audit`, and in Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from art_ext.data.batches import split_off
+from art_ext.data.entry import Data, Split
+from art_ext.engine.net import Net
+from art_ext.entries import EvaluationContext
+from art_ext.errors import ConfigError
+from art_ext.evaluation.evaluation import Evaluation, Options
+from art_ext.evaluation.lineup import Planned
+from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
+from art_ext.evaluation.report import report_on
+from art_ext.evaluation.settling import Question
+from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
+from art_ext.evaluation.suites import suite_named
+from art_ext.evaluation.threat import Threat
+from art_ext.evaluation.trials import Tick
+from art_ext.evaluation.verdict import two_lines
+from art_ext.host.evaluation_text import Progress, lines_of
+from art_ext.host.folders import default_folder
+from art_ext.host.job import find_threat
+from art_ext.host.manager import Catalogue, default_manager
+from art_ext.host.models import OpenedModel, open_model
+from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
+from art_ext.plan import Plan
+from art_ext.types import Facts
+
+Echo = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for; what is None is found out.
+
+    Attributes:
+        model: as `open_model` takes it.
+        data: a data set's name, or a recipe whose data and threat are meant.
+        recipe: the one that trained the model.
+        overrides: KEY=VALUE texts for the recipe.
+        baseline: the undefended model; of a run folder, its own.
+        limit: images at most, the first of each class in turn.
+        until: a question to stop at.
+        shard: "RANK/WORLD".
+    """
+
+    model: str
+    data: str | None = None
+    recipe: str | None = None
+    suite: str = "standard"
+    norm: str | None = None
+    eps: float | None = None
+    overrides: Sequence[str] = ()
+    baseline: str | None = None
+    output: Path | None = None
+    limit: int | None = None
+    until: str | None = None
+    minutes: float | None = None
+    shard: str | None = None
+    seed: int = 0
+    batch_size: int = 256
+    tracking_uri: str | None = None
+    trust: bool = False
+
+
+@dataclass
+class Found:
+    """A request with everything it names opened."""
+
+    opened: OpenedModel
+    catalogue: Catalogue
+    recipe: Recipe | None
+    data: Data
+    threat: Threat
+    baseline: OpenedModel | None
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+
+
+def find(request: Request) -> Found:
+    """Opens the model, the data and the baseline of a request.
+
+    Raises:
+        ConfigError, DataError, ModelError: in one line, what is missing and how to give it.
+    """
+    given = load_recipe(request.recipe, request.overrides) if request.recipe is not None else None
+    catalogue = default_manager().catalogue if given is None else given.catalogue()
+    source, data = _data(request, given, catalogue)
+    facts = None if data is None else Facts(data.n_classes, data.input_shape)
+    opened = _open(request.model, catalogue, given, facts, request)
+    recipe = given
+    if recipe is None and opened.recipe is not None:
+        recipe = recipe_from(opened.recipe, f"the recipe of {opened.source}", catalogue=catalogue)
+    if data is None:
+        if recipe is None:
+            raise ConfigError(
+                f"nothing says what to evaluate {opened.source} on; name a data set or a recipe with --data, "
+                "such as --data digits"
+            )
+        data = recipe.open_data(catalogue)
+    if (data.n_classes, tuple(data.input_shape)) != (opened.facts.n_classes, tuple(opened.facts.input_shape)):
+        sizes = [f"{known.n_classes} classes of images {tuple(known.input_shape)}" for known in (opened.facts, data)]
+        raise ConfigError(
+            f"{opened.source} answers for {sizes[0]}, but {data.name} has {sizes[1]}; give the data it is for"
+        )
+    threat = _threat(request, recipe or source, opened, catalogue)
+    return Found(
+        opened,
+        catalogue,
+        recipe,
+        data,
+        threat,
+        _baseline(request, catalogue, opened, given),
+        request.output or _folder(request.model),
+    )
+
+
+def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | None = None) -> Evaluation:
+    """The evaluation of a found request, ready to run."""
+    data, opened, catalogue = found.data, found.opened, found.catalogue
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    test, picked = _limited(data.test, request.limit)
+    held_out: Split | None = None
+    training = data.train
+    if found.recipe is not None:
+        own = found.recipe.train
+        rows, held = split_off(len(data.train), data.train.y, own.held_out, own.seed)
+        training, held_out = data.train.at(rows), data.train.at(held)
+    plan = opened.plan(catalogue)
+    module = opened.module.to(device)
+    sample = first_images(Rows(test.x, test.y), device)
+    net, notes = net_for(module, plan, sample, head=None if found.recipe is None else found.recipe.model.head)
+    info = ModelInfo(
+        opened.source,
+        opened.digest,
+        tuple(ingredient.name for ingredient in opened.ingredients),
+        opened.recipe,
+        catalogue.versions(plan.used),
+    )
+    bare: Net | None = None
+    if found.baseline is not None:
+        bare, _ = net_for(found.baseline.module.to(device), Plan.of((), plan.facts), sample)
+    options = Options(
+        suite_named(request.suite),
+        extra=named_attacks(found.recipe, catalogue, plan, found.threat),
+        seed=request.seed,
+        device=device,
+        folder=found.folder,
+        batch_size=request.batch_size,
+        minutes=request.minutes,
+        until=None if request.until is None else Question.parse(request.until),
+        shard=_shard(request.shard),
+        progress=progress,
+    )
+    seen = {"training": Rows(training.x, training.y)}
+    if held_out is not None:
+        seen["selection"] = Rows(held_out.x, held_out.y)
+    return Evaluation(
+        Subject(net, plan, info, opened.recipe is not None, adaptive_of(opened.ingredients)),
+        Rows(test.x, test.y),
+        found.threat,
+        options,
+        info=DataInfo(data.name, data.source, "", len(test), data.class_names, picked),
+        attacks=catalogue.attacks,
+        baseline=bare,
+        calibration=None if held_out is None else Rows(held_out.x, held_out.y),
+        seen=seen,
+        notes=[*found.notes, *notes],
+    )
+
+
+def evaluate(request: Request, echo: Echo, *, brief: bool = False) -> EvaluationRecord | None:
+    """Evaluates what a request asks for, prints it and writes its folder; None of a shard, which sees a part alone.
+
+    Args:
+        brief: the verdict in two lines, and where the report is.
+    """
+    found = find(request)
+    show = Progress()
+    evaluation = prepare(found, request, show)
+    if not brief:
+        for line in _head(found, request, evaluation):
+            echo(line)
+    if evaluation.options.shard is not None:
+        evaluation.attack()
+        show.end()
+        echo(f"shard {request.shard} is done; when all are, run the same command without --shard")
+        return None
+    record = evaluation.run()
+    show.end()
+    page = report_on(evaluation, record)
+    for line in two_lines(record) if brief else lines_of(record):
+        echo(line)
+    echo(f"report: {page}")
+    return record
+
+
+def named_attacks(recipe: Recipe | None, catalogue: Catalogue, plan: Plan, threat: Threat) -> list[Planned]:
+    """The attacks that a recipe names itself; they run on all images."""
+    if recipe is None:
+        return []
+    context = EvaluationContext(plan, threat.norm, threat.eps, threat.clip)
+    return [
+        Planned(name, attack, entry.family, True)
+        for entry, options in recipe.attacks(catalogue)
+        for name, attack in entry.build(options, context)
+    ]
+
+
+def _head(found: Found, request: Request, evaluation: Evaluation) -> list[str]:
+    opened, n = found.opened, len(evaluation.data.y)
+    method = " + ".join(ingredient.name for ingredient in opened.ingredients)
+    known = method or ("no defence" if opened.recipe is not None else "nothing is known of its training")
+    return [
+        f"model     {opened.source}: {known}",
+        f"data      {found.data.name}: {n} images of its {evaluation.info.split}",
+        f"threat    {found.threat}",
+        f"suite     {request.suite}: {evaluation.options.suite.summary}",
+        f"files     {found.folder}",
+    ]
+
+
+def _data(request: Request, given: Recipe | None, catalogue: Catalogue) -> tuple[Recipe | None, Data | None]:
+    """The recipe that --data names, if it does, and the data."""
+    if request.data is None:
+        return None, None if given is None else given.open_data(catalogue)
+    if request.data in catalogue.datasets:
+        options = dict(_data_option(text) for text in request.overrides if text.startswith("data."))
+        return None, catalogue.dataset(request.data).open(**options)
+    try:
+        find_recipe(request.data)
+    except ConfigError:
+        catalogue.dataset(request.data)  # says which data sets there are
+    source = load_recipe(request.data, () if given is not None else request.overrides)
+    return source, source.open_data(catalogue)
+
+
+def _data_option(text: str) -> tuple[str, Any]:
+    key, found, value = text.removeprefix("data.").partition("=")
+    if not found:
+        raise ConfigError(f"{text!r} is no setting; write --set data.{key}=VALUE")
+    return key, int(value) if re.fullmatch(r"[0-9]+", value) else value
+
+
+def _open(
+    source: str, catalogue: Catalogue, recipe: Recipe | None, facts: Facts | None, request: Request
+) -> OpenedModel:
+    return open_model(
+        source, catalogue=catalogue, recipe=recipe, facts=facts, tracking_uri=request.tracking_uri, trust=request.trust
+    )
+
+
+def _baseline(
+    request: Request, catalogue: Catalogue, opened: OpenedModel, given: Recipe | None
+) -> OpenedModel | None:
+    """The model that --baseline names, or the undefended one of the same run folder."""
+    if request.baseline is not None:
+        return _open(request.baseline, catalogue, None, opened.facts, request)
+    folder = Path(request.model).expanduser()
+    folder = folder.parent if folder.name == "hardened" else folder
+    if opened.ingredients and (folder / "undefended" / "best.pt").is_file():
+        return open_model(str(folder), catalogue=catalogue, recipe=given, facts=opened.facts, undefended=True)
+    return None
+
+
+def _threat(request: Request, recipe: Recipe | None, opened: OpenedModel, catalogue: Catalogue) -> Threat:
+    """--norm and --eps, else the recipe's."""
+    known: Threat | None = None
+    if recipe is not None and (request.eps is None or request.norm is None):
+        try:
+            known = find_threat(recipe, opened.plan(catalogue))
+        except ConfigError:
+            known = None
+    if request.eps is not None:
+        if request.eps <= 0:
+            raise ConfigError(f"--eps must be above 0, got {request.eps:g}")
+        norm = request.norm or (known.norm if known is not None else "linf")
+        return Threat(norm, request.eps, opened.facts.clip)
+    if known is None:
+        raise ConfigError("nothing says how strong the attacker is; give --eps, such as --eps 8/255 --norm linf")
+    if request.norm is not None and request.norm != known.norm:
+        raise ConfigError(f"the recipe's eps is for {known.norm}; give --eps for {request.norm} too")
+    return replace(known, clip=opened.facts.clip)
+
+
+def _limited(split: Split, limit: int | None) -> tuple[Split, str]:
+    """The first images of each class in turn, up to a limit, in the order of the data; and what they are."""
+    if limit is None or limit >= len(split):
+        return split, "test split"
+    if limit < 1:
+        raise ConfigError(f"--limit is a number of images from 1, got {limit}")
+    seen: dict[int, int] = {}
+    turn = []
+    for row, label in enumerate(split.y.tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        turn.append((seen[label], row))
+    rows = sorted(row for _, row in sorted(turn)[:limit])
+    return split.at(torch.tensor(rows)), f"test split (first {limit}, classes in turn)"
+
+
+def _folder(model: str) -> Path:
+    """Where an evaluation goes: into the run folder it is of, else into a new one."""
+    folder = Path(model).expanduser()
+    role = folder.name if folder.name in ("hardened", "undefended") else "hardened"
+    run = folder.parent if folder.name in ("hardened", "undefended") else folder
+    if (run / "run.json").is_file():
+        return run / "evaluation" / role
+    return default_folder("evaluate-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.name or model).strip("_"))
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"([0-9]+)/([0-9]+)", text)
+    if found is None:
+        raise ConfigError(f"{text!r} is no shard; write --shard RANK/WORLD, such as 0/4")
+    return int(found[1]), int(found[2])
+

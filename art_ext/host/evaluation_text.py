@@ -1,0 +1,103 @@
+"""An evaluation as lines of text, and its progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from art_ext.evaluation.record import EvaluationRecord
+from art_ext.evaluation.trials import Tick
+
+EVERY = 15.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def lines_of(record: EvaluationRecord) -> list[str]:
+    """The record as plain lines: attacks, checks, detectors, verdict."""
+    beside = {} if record.baseline is None else {result.name: result for result in record.baseline.attacks}
+    rows = [("attack", "accuracy (95% interval)", "undefended", "images", "forwards", "backwards", "seconds")]
+    clean = record.clean
+    rows.append(("clean", _share(clean.accuracy, clean.low, clean.high), _bare(record), "", "", "", ""))
+    for item in record.attacks:
+        rows.append(
+            (
+                item.name + ("" if item.bounded else " (outside the ball)"),
+                "failed" if item.error else _share(item.accuracy, item.low, item.high),
+                f"{beside[item.name].accuracy:.3f}" if item.name in beside else "-",
+                str(item.attacked),
+                f"{item.forwards:,}",
+                f"{item.backwards:,}",
+                f"{item.seconds:.1f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    checks = [f"  {_MARKS[check.status]} {check.title}: {check.sentence}" for check in record.checks]
+    return [
+        "",
+        *table,
+        "",
+        "trust checks",
+        *checks,
+        *_rejections(record),
+        *(f"note: {note}" for note in record.notes),
+        "",
+        record.verdict.sentence,
+    ]
+
+
+_MARKS = {"pass": "ok      ", "fail": "FAIL    ", "warn": "warn    ", "not_run": "not run "}
+
+
+def _rejections(record: EvaluationRecord) -> list[str]:
+    lines = []
+    for item in record.rejection:
+        at = f"{item.detector} at {item.asked_tpr:.0%} TPR"
+        if item.aim == "evade":
+            auc = "none" if item.auc is None else f"{item.auc:.3f}"
+            lines.append(
+                f"  {at}: robust error {item.robust_error:.1%} of what is kept ({item.unthresholded:.1%} with nothing "
+                f"rejected), FPR {item.fpr:.1%}, AUC {auc}"
+            )
+        elif item.denied is not None:
+            lines.append(f"  {at}: an attacker gets {item.denied:.1%} of good inputs rejected or wrong")
+    return ["", "rejection", *lines] if lines else []
+
+
+def _share(value: float, low: float, high: float) -> str:
+    return f"{value:.3f} ({low:.3f}-{high:.3f})"
+
+
+def _bare(record: EvaluationRecord) -> str:
+    return "-" if record.baseline is None else f"{record.baseline.clean.accuracy:.3f}"
+
+
+class Progress:
+    """Where an evaluation stands, on stderr: one line that changes on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self.tty, self.last, self.open = sys.stderr.isatty(), time.monotonic(), False
+
+    def __call__(self, tick: Tick) -> None:
+        now = time.monotonic()
+        if now - self.last < (0.1 if self.tty else EVERY):
+            return
+        self.last = now
+        left = "" if tick.seconds_left is None else f", about {_duration(tick.seconds_left)} left"
+        line = f"attack {tick.number} of {tick.of}, {tick.name}: {tick.done} of {tick.total} images{left}"
+        if self.tty:
+            sys.stderr.write(f"\r\x1b[K{line}")
+            self.open = True
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Clears the line."""
+        if self.open:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
