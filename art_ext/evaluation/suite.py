@@ -24,7 +24,7 @@ from art_ext.parts.detectors import Detector, threshold_at
 from art_ext.parts.noise import Keys
 from art_ext.parts.objectives import Objective, ce
 from art_ext.plan import Parts, Plan, Scores
-from art_ext.types import Forward, Outputs
+from art_ext.types import Adversarial, Forward, Outputs
 
 BATCH = 256
 TPR = 0.99
@@ -130,12 +130,15 @@ class Evaluator:
 
     def craft(self, attack: Attack, index: Tensor) -> tuple[Tensor, Tensor]:
         """Adversarial twins of the examples at `index` (n,), and their labels, on the device."""
+        return self.attacked(attack, index).x, self.y[index].to(self.device)
+
+    def attacked(self, attack: Attack, index: Tensor) -> Adversarial:
+        """What an attack gives for the examples at `index` (n,), its extras included; on the device."""
         x, y = self.batch(index)
         objective = attack.objective or ce
         with self._lent(objective, attack, x) as lent:
             net = Counted(lent, self.spent)
-            made = attack.craft(net, x, objective.bind(net, x, y), Keys(self.seed, 0, index.to(self.device)))
-        return made.x, y
+            return attack.craft(net, x, objective.bind(net, x, y), Keys(self.seed, 0, index.to(self.device)))
 
     @contextmanager
     def _lent(self, objective: Objective, attack: Attack, x: Tensor) -> Iterator[Forward]:

@@ -15,8 +15,6 @@ from art_ext.errors import ModelError
 from art_ext.evaluation.suite import Evaluator, joined
 from art_ext.evaluation.threat import Threat
 from art_ext.parts.attacks import Attack
-from art_ext.parts.noise import Keys
-from art_ext.parts.objectives import ce
 from art_ext.parts.surgery import find_head
 from art_ext.types import Adversarial, Facts, Outputs
 
@@ -79,18 +77,12 @@ def take(
 
 
 def craft(evaluator: Evaluator, attack: Attack, index: Tensor) -> Adversarial:
-    """What an attack gives for the images at `index` (n,), with its extras, on the device.
-
-    Networks that the attack itself holds are in eval mode.
-    """
-    x, y = evaluator.batch(index)
-    own = [value for value in vars(attack).values() if isinstance(value, nn.Module)]
+    """What an attack gives for the images at `index` (n,), networks that the attack itself holds in eval mode."""
     with ExitStack() as stack:
-        for module in own:
-            stack.enter_context(frozen(module))
-        net = stack.enter_context(evaluator.crafter(evaluator.net, attack.bn, x))
-        score = (attack.objective or ce).bind(net, x, y)
-        return attack.craft(net, x, score, Keys(evaluator.seed, 0, index.to(evaluator.device)))
+        for value in vars(attack).values():
+            if isinstance(value, nn.Module):
+                stack.enter_context(frozen(value))
+        return evaluator.attacked(attack, index)
 
 
 def _head(evaluator: Evaluator, threat: Threat) -> nn.Module | None:
