@@ -142,7 +142,7 @@ def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
             return []
         model = inner
-    return list(model.model_fields)
+    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _short(value: object) -> str:

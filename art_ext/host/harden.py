@@ -64,7 +64,7 @@ def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool
     track, info = job.recipe.track, parent_info(job, folder, first.rank)
     outcomes = []
     try:
-        with Family(tracking, info, experiment=track.experiment, register=track.register) as family:
+        with Family(tracking, info, experiment=track.experiment, register=track.registered_as) as family:
             for role, used in methods.items():
                 outcomes.append(
                     train(

@@ -185,9 +185,17 @@ class Track(_Section):
     experiment: str | None = None
     run_name: str | None = None
     uri: str | None = None
-    register: Annotated[
-        str | None, Field(pattern=r"^[^/:.%\"'@]+$", description="registered model that the network is a version of")
+    registered_as: Annotated[
+        str | None,
+        Field(alias="register", description="registered model that the network becomes a version of"),
     ] = None
+
+    @field_validator("registered_as")
+    @classmethod
+    def _a_name(cls, value: str | None) -> str | None:
+        if value is not None and (not value.strip() or any(c in "/:.%\"'@" for c in value)):
+            raise ValueError("the name of a registered model is a word without / : . % @ and quotes")
+        return value
 
     @field_validator("uri")
     @classmethod
