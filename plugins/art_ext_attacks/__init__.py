@@ -5,36 +5,83 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from art_ext.api import AttackEntry, hookimpl, lazily
-from art_ext_attacks import apgd, corrupted, fab, frames, least_likely, minimal_l2, rays, saliency, spsa, transfer
-from art_ext_attacks.apgd import APGD, AutoPGD, likely_classes, targeted_dlr
-from art_ext_attacks.fab import FAB, FastAdaptiveBoundary
+from art_ext_attacks import (
+    apgd,
+    autoattack,
+    corrupted,
+    fab,
+    frames,
+    least_likely,
+    minimal_l2,
+    rays,
+    saliency,
+    spsa,
+    square,
+    transfer,
+)
+from art_ext_attacks.apgd import APGD, APGDIngredient, likely_classes, targeted_dlr
+from art_ext_attacks.autoattack import AutoAttackIngredient, components
+from art_ext_attacks.fab import FAB, FABIngredient
+from art_ext_attacks.square import Square, SquareIngredient
 
 if TYPE_CHECKING:
-    from art_ext_attacks.art import CWL2Attack, FramesAttack, ILCMAttack, JSMAAttack, RaySAttack, SPSAAttack
+    from art_ext_attacks.art import (
+        APGDAttack,
+        AutoAttack,
+        CWL2Attack,
+        FABAttack,
+        FramesAttack,
+        ILCMAttack,
+        JSMAAttack,
+        RaySAttack,
+        SPSAAttack,
+        SquareAttack,
+    )
 
 __all__ = [
     "APGD",
     "FAB",
-    "AutoPGD",
+    "APGDAttack",
+    "APGDIngredient",
+    "AutoAttack",
+    "AutoAttackIngredient",
     "CWL2Attack",
-    "FastAdaptiveBoundary",
+    "FABAttack",
+    "FABIngredient",
     "FramesAttack",
     "ILCMAttack",
     "JSMAAttack",
     "RaySAttack",
     "SPSAAttack",
+    "Square",
+    "SquareAttack",
+    "SquareIngredient",
+    "components",
     "likely_classes",
     "targeted_dlr",
 ]
 
 __getattr__ = lazily(
     __name__,
-    art=("CWL2Attack", "FramesAttack", "ILCMAttack", "JSMAAttack", "RaySAttack", "SPSAAttack"),
+    art=(
+        "APGDAttack",
+        "AutoAttack",
+        "CWL2Attack",
+        "FABAttack",
+        "FramesAttack",
+        "ILCMAttack",
+        "JSMAAttack",
+        "RaySAttack",
+        "SPSAAttack",
+        "SquareAttack",
+    ),
 )
 
 ATTACKS: list[AttackEntry] = [
+    autoattack.ENTRY,
     apgd.ENTRY,
     fab.ENTRY,
+    square.ENTRY,
     least_likely.ENTRY,
     minimal_l2.ENTRY,
     saliency.ENTRY,

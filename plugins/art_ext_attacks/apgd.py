@@ -31,7 +31,7 @@ from art_ext.api import (
     dlr_ratio,
     objective_named,
 )
-from art_ext_attacks.ascent import TINY, Region, ascend
+from art_ext_attacks.ascent import TINY, Region, ascend, check_norm
 from art_ext_attacks.passes import look
 from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall
 
@@ -92,7 +92,7 @@ class APGD:
         clip: smallest and largest pixel value.
 
     Raises:
-        ConfigError: for counts below 1, or targets with another objective than dlr.
+        ConfigError: for a norm it does not know, counts below 1, or targets with another objective than dlr.
     """
 
     norm: Norm
@@ -106,6 +106,7 @@ class APGD:
     bn: Literal["eval"] = "eval"
 
     def __post_init__(self) -> None:
+        check_norm("APGD", self.norm)
         for name in ("steps", "restarts", "eot"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -204,7 +205,7 @@ class APGDOptions(OfThreat, APGDSettings):
     """APGD in a recipe's `evaluate:`."""
 
 
-class AutoPGD(OnBall, APGDSettings):
+class APGDIngredient(OnBall, APGDSettings):
     """APGD alone, as an ART attack."""
 
     name = "apgd"

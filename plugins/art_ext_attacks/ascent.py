@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from art_ext.api import L1, Forward, Keys, Linf, Norm, Score
+from art_ext.api import L1, ConfigError, Forward, Keys, Linf, Norm, Score
 from art_ext_attacks.passes import climb, look
 from art_ext_attacks.projections import onto_l1_ball
 
@@ -22,6 +22,16 @@ fall; and the part of its pixels that the best point may keep before the size st
 TINY = 1e-12
 
 
+def check_norm(attack: str, norm: Norm) -> None:
+    """Refuses a norm without a projection, a dual norm and a random point in this package.
+
+    Raises:
+        ConfigError: naming the attack and the norm.
+    """
+    if norm.name not in ("linf", "l2", "l1"):
+        raise ConfigError(f"{attack} attacks in linf, l2 and l1, not in {norm.name}; use pgd, or give it a norm")
+
+
 def image_shaped(values: Tensor) -> Tensor:
     """(N,) to (N, 1, 1, 1)."""
     return values.reshape(-1, 1, 1, 1)
@@ -32,7 +42,7 @@ class Rowwise:
 
     def __getitem__(self, rows: Tensor) -> Self:
         own: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}  # type: ignore[arg-type]
-        cut = {name: value[rows] for name, value in own.items() if isinstance(value, Tensor | Rowwise | Score)}
+        cut = {name: value[rows] for name, value in own.items() if isinstance(value, Tensor | Rowwise | Score | Keys)}
         return replace(self, **cut)  # type: ignore[type-var]
 
 

@@ -25,7 +25,7 @@ from art_ext.api import (
     margin,
 )
 from art_ext_attacks.apgd import TARGETS, likely_classes
-from art_ext_attacks.ascent import TINY, Region, Rowwise, image_shaped
+from art_ext_attacks.ascent import TINY, Region, Rowwise, check_norm, image_shaped
 from art_ext_attacks.passes import look, slopes
 from art_ext_attacks.projections import onto_hyperplane
 from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall, entry
@@ -58,6 +58,9 @@ class FAB:
             at all of them at each step, for K - 1 gradients.
         minimal: search on for the smallest perturbation.
         clip: smallest and largest pixel value.
+
+    Raises:
+        ConfigError: for a norm it does not know, or counts below 1.
     """
 
     norm: Norm
@@ -70,6 +73,7 @@ class FAB:
     bn: Literal["eval"] = "eval"
 
     def __post_init__(self) -> None:
+        check_norm("FAB", self.norm)
         for name in ("steps", "restarts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -303,7 +307,7 @@ class FABOptions(OfThreat, FABSettings):
     """FAB in a recipe's `evaluate:`."""
 
 
-class FastAdaptiveBoundary(OnBall, FABSettings):
+class FABIngredient(OnBall, FABSettings):
     """FAB alone, as an ART attack."""
 
     name = "fab"
