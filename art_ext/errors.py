@@ -102,5 +102,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """The message for a misspelt name: `unknown KIND 'WORD'; did you mean ...?`"""
+    word = word if len(word) <= 80 else f"{word[:77]}..."
     hint = did_you_mean(word, known)
     return f"unknown {kind} {word!r}" + (f"; {hint}" if hint else "")
