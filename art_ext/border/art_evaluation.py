@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from art_ext.errors import ConfigError, DataError, ModelError
 from art_ext.evaluation.evaluation import Evaluation as CoreEvaluation
 from art_ext.evaluation.evaluation import Options
 from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
+from art_ext.evaluation.report import report_on
 from art_ext.evaluation.settling import Question
 from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
 from art_ext.evaluation.suites import suite_named
@@ -46,7 +48,7 @@ class Evaluation:
         calibration: held-out (x, y) that set the thresholds of detectors.
         training: (x, y) that it was trained on, for detectors' banks and to find images it has seen.
         until: a question to stop at, such as "robust>=0.40".
-        folder: of evaluation.json, examples.parquet and what an interrupted evaluation goes on from.
+        folder: of evaluation.json, examples.parquet, report.html and what an interrupted evaluation goes on from.
 
     Raises:
         ConfigError, DataError, ModelError: in one line, before any attack.
@@ -115,12 +117,17 @@ class Evaluation:
         )
 
     def run(self) -> EvaluationRecord:
-        """Attacks, checks and the record; modes and flags of the classifier's network are put back."""
-        if len(self._modules) == 1:
-            with restoring(self._modules[0]):
-                return self.core.run()
-        with restoring(self._modules[0]), restoring(self._modules[1]):
-            return self.core.run()
+        """Attacks, checks and the record, and the report where there is a folder for it.
+
+        Modes and flags of the classifier's network are put back.
+        """
+        with ExitStack() as stack:
+            for module in self._modules:
+                stack.enter_context(restoring(module))
+            record = self.core.run()
+            if self.core.options.folder is not None:
+                report_on(self.core, record)
+            return record
 
 
 def _rows(x: Any, y: Any, facts: Facts, word: str) -> Rows:

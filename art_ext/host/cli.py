@@ -18,6 +18,7 @@ from art_ext.host.commands.gate import gate
 from art_ext.host.commands.harden import harden
 from art_ext.host.commands.options import DEBUG, debug_option
 from art_ext.host.commands.plugins import plugins
+from art_ext.host.commands.report import report
 from art_ext.host.commands.resume import resume
 from art_ext.host.commands.sync import sync
 from art_ext.secrets import masked
@@ -93,6 +94,7 @@ for _command in (
     gate,
     harden,
     plugins,
+    report,
     resume,
     sync,
 ):
