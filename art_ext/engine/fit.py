@@ -287,7 +287,8 @@ class Fit:
             place.seen += len(batch.x)
             place.batch, place.seconds, place.factor = number + 1, time.perf_counter() - began, factor
             if time.perf_counter() - looked > TICK_SECONDS:
-                run.raise_if_not_finite()
+                if run.world == 1:
+                    run.raise_if_not_finite()
                 looked = time.perf_counter()
                 loss = float(place.sums["loss"]) / place.seen if "loss" in place.sums else None
                 for observer in self.observers:

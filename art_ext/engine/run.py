@@ -215,12 +215,16 @@ class Run:
             self._bad = torch.where(now, code, self._bad)
 
     def raise_if_not_finite(self) -> None:
-        """Reads what `watch_finite` kept.
+        """Reads what `watch_finite` kept; all processes take part, so that all of them stop.
 
         Raises:
             NonFiniteError: naming the step and the part of the loss.
         """
         code = -1 if self._bad is None else int(self._bad)
+        if self.world > 1:
+            codes = torch.tensor(code)
+            dist.all_reduce(codes, op=dist.ReduceOp.MAX, group=self.control)
+            code = int(codes)
         if code >= 0:
             raise NonFiniteError(
                 f"the loss became NaN or infinite at step {code // 256}, in the part {self._parts[code % 256]!r}; "

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-N, BATCH, SEED = 32, 16, 5
+N, BATCH, SEED = 31, 15, 5  # batches of 15 and 16: the ranks have 8 and 7 rows, and 8 and 8
 RUNS = ("pgd_at", "trades float64", "pgd_at float64", "unsynchronised", "batch norm", "batch norm unshared")
 # TRADES starts where its gradient is zero but for rounding, so float32 cannot tell the signs.
 EQUAL = ("pgd_at", "trades float64", "pgd_at float64")
