@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from art_ext.engine.net import Net
@@ -13,8 +14,9 @@ from art_ext.evaluation.rejecting import prepare_detector
 from art_ext.evaluation.report.collect import STEPS, collect
 from art_ext.evaluation.report.material import Material
 from art_ext.evaluation.report.page import write_report
-from art_ext.evaluation.suite import Evaluator, informed
+from art_ext.evaluation.suite import TPR, Evaluator, informed
 from art_ext.parts.attacks import for_evaluation
+from art_ext.parts.detectors import Confidence, Detector
 
 
 def report_on(
@@ -62,10 +64,22 @@ def material_of(
         evaluator,
         threat,
         attack=for_evaluation(attack, stop_when_wrong=False),
-        detectors=[detector for detector in parts.detectors if prepare_detector(detector, training) is None],
+        detectors=[detector for detector in parts.detectors if prepare_detector(detector, training) is None]
+        or [_confidence(evaluation)],
         training_attack=parts.attack,
         train=None if seen is None else (seen.x, seen.y),
         last=last,
         baseline=evaluation.baseline,
         journals=journals,
     )
+
+
+def _confidence(evaluation: Evaluation) -> Detector:
+    """The confidence, which needs nothing of a training, with a threshold where there are held-out images for one."""
+    detector, held_out = Confidence(), evaluation.calibration
+    if held_out is not None:
+        options = evaluation.options
+        other = Evaluator(evaluation.subject.net, held_out.x, held_out.y, seed=options.seed, device=options.device)
+        with suppress(ConfigError):  # it has none of them right
+            detector.calibrate(other.outputs(), other.y, TPR)
+    return detector

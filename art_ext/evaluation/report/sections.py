@@ -131,7 +131,7 @@ def _shares(scores: Scores, threshold: float | None) -> str:
         return f"No threshold was set, so nothing is rejected. {how}"
     clean, attacked = ((part < threshold).double().mean() for part in (scores.clean, scores.adversarial))
     shares = f"{clean:.1%} of the clean and {attacked:.1%} of the adversarial images"
-    return f"Below {threshold:.3g} it rejects {shares}. {how}"
+    return f"Below {threshold:.3g} it rejects {shares}; held-out images set that threshold. {how}"
 
 
 def _answers(material: Material, names: Sequence[str]) -> Iterator[Drawn]:
