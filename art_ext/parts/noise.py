@@ -29,9 +29,9 @@ _MUL_2 = _signed(0x94D049BB133111EB)
 
 def mix(z: Tensor) -> Tensor:
     """SplitMix64's finalizer on int64 words: a bijection that scatters neighbouring words."""
-    z = (z ^ (z >> 30 & (1 << 34) - 1)) * _MUL_1
-    z = (z ^ (z >> 27 & (1 << 37) - 1)) * _MUL_2
-    return z ^ (z >> 31 & (1 << 33) - 1)
+    z = (z >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(z).mul_(_MUL_1)
+    z = (z >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(z).mul_(_MUL_2)
+    return (z >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(z)
 
 
 def mix_int(*parts: int) -> int:
@@ -87,9 +87,10 @@ class Keys:
 
     def uniform(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
         """(N, *shape) float32 in [0, 1), with 24 random bits each."""
-        return (self.words(shape, lane) >> 40 & (1 << 24) - 1).to(torch.float32) * 2.0**-24
+        words = self.words(shape, lane)
+        return words.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """(N, *shape) float32 standard normal numbers (Box and Muller, 1958)."""
-        radius = torch.sqrt(-2 * torch.log1p(-self.uniform(shape, lane=1)))
-        return radius * torch.cos(2 * math.pi * self.uniform(shape, lane=2))
+        radius = self.uniform(shape, lane=1).neg_().log1p_().mul_(-2).sqrt_()
+        return self.uniform(shape, lane=2).mul_(2 * math.pi).cos_().mul_(radius)
