@@ -192,6 +192,12 @@ class MLflowTracker(Observer):
             parent=None if info.parent is None else os.path.relpath(info.parent, self._folder),
             model_of=None if self.model_of is None else os.path.relpath(self.model_of, self._folder),
         )
+        before = Opening.load(self._folder)
+        if position.asked and before is not None:  # a run that goes on was begun by another command
+            later = {**before.later, "art_ext.process": position.process}
+            self._opening = replace(
+                self._opening, tags=before.tags, later=later, registration=before.registration
+            )
         self._keep(lambda: self._opening.save(self._folder))
         self._keep(lambda: position.save(self._folder))
         self._uploader = Uploader(self.tracking.uri, self._folder, position)

@@ -6,8 +6,11 @@ import functools
 import json
 import platform
 import re
+import shlex
 import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +18,9 @@ import torch
 
 from art_ext.border.mlflow_names import cleaned_keys
 from art_ext.engine.observe import RunInfo
+from art_ext.secrets import masked
 
-__all__ = ["commit", "dataset_of", "environment", "params_of", "plain", "tags_of", "version_of"]
+__all__ = ["command_line", "commit", "dataset_of", "environment", "params_of", "plain", "tags_of", "version_of"]
 
 _LONGEST_PARAM = 6000
 _LONGEST_TAG = 5000
@@ -40,11 +44,17 @@ def tags_of(info: RunInfo, parent: str | None, process: str) -> dict[str, str]:
     tags = {str(key): str(value)[:_LONGEST_TAG] for key, value in cleaned_keys(info.tags).items()}
     tags |= {"art_ext.version": version_of("art_ext"), "art_ext.role": info.role}
     tags |= {"mlflow.source.name": "art_ext", "mlflow.source.type": "LOCAL", "art_ext.process": process}
+    tags["art_ext.command"] = command_line()[:_LONGEST_TAG]
     if (at := commit()) is not None:
         tags["mlflow.source.git.commit"] = at
     if parent is not None:
         tags["mlflow.parentRunId"] = parent
     return tags
+
+
+def command_line() -> str:
+    """How this process was called, for somebody who wants to do it again."""
+    return masked(shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]]))
 
 
 @functools.cache

@@ -85,6 +85,10 @@ class Registration:
     description: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True)
 class Opening(_File):
@@ -135,7 +139,7 @@ class Position(_File):
         files: artifacts that were sent, with the digest of what was sent.
         tags: later tags that were sent.
         model_id: of the logged network; model_sent: its files are there; model_tied: the run names it.
-        version: of the registered model, with its alias set.
+        version: of the registered model, with its alias set; registered: digest of what it was told.
         status: what the run ended with, or None while it goes on.
         ended: the status was sent.
         refused: what MLflow will not take, and why.
@@ -162,6 +166,7 @@ class Position(_File):
     model_tied: bool = False
     version_asked: bool = False
     version: str | None = None
+    registered: str = ""
     status: str | None = None
     ended: bool = False
     refused: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from art_ext.errors import ConfigError, ModelError
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["LONGEST_DESCRIPTION", "Version", "find_version", "promote", "register"]
+__all__ = ["LONGEST_DESCRIPTION", "Version", "describe", "describe_version", "find_version", "promote", "register"]
 
 LONGEST_DESCRIPTION = 5000
 """Characters that the registry's column holds; some of its databases refuse more."""
@@ -79,8 +79,7 @@ def register(
                 wanted.name,
                 source,
                 run_id,
-                tags={**wanted.tags, _TOKEN: token},
-                description=wanted.description[:LONGEST_DESCRIPTION] or None,
+                tags={_TOKEN: token},
                 model_id=model_id,
                 await_creation_for=_SECONDS,
             )
@@ -89,6 +88,32 @@ def register(
     if wanted.alias is not None:
         client.set_registered_model_alias(wanted.name, wanted.alias, version)
     return version
+
+
+def describe(client: MlflowClient, name: str, version: str, description: str, tags: Mapping[str, str]) -> None:
+    """Says of a version what is known now; for a second time, what has changed."""
+    known = client.get_model_version(name, version)
+    if description and known.description != description[:LONGEST_DESCRIPTION]:
+        client.update_model_version(name, version, description[:LONGEST_DESCRIPTION])
+    for key, value in tags.items():
+        if known.tags.get(key) != value:
+            client.set_model_version_tag(name, version, key, value)
+
+
+def describe_version(uri: str, version: Version, description: str, tags: Mapping[str, str]) -> None:
+    """`describe`, for a version that was looked up.
+
+    Raises:
+        ModelError: when the registry does not answer or refuses.
+    """
+    with impatient(_SECONDS, retries=2), quiet():
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            describe(MlflowClient(tracking_uri=uri), version.name, version.version, description, tags)
+        except MlflowException as error:
+            raise ModelError(f"cannot describe {version.address} ({one_line(error)})") from None
 
 
 def find_version(uri: str, address: str) -> Version | None:

@@ -242,7 +242,7 @@ class Sender:
 
     def _send_version(self, client: MlflowClient, run_id: str, opening: Opening) -> None:
         position, wanted = self.position, opening.registration
-        if wanted is None or position.version is not None or "the registration" in position.refused:
+        if wanted is None or position.registered == wanted.digest or "the registration" in position.refused:
             return
         if position.model_id is None:
             raise ConnectionError("the network to be registered is not there yet")
@@ -251,9 +251,18 @@ class Sender:
 
         def register() -> None:
             assert position.model_id is not None
-            position.version = mlflow_registry.register(
-                client, wanted, position.model_id, run_id, token=position.token, look=asked, server=_is_server(self.uri)
-            )
+            if position.version is None:
+                position.version = mlflow_registry.register(
+                    client,
+                    wanted,
+                    position.model_id,
+                    run_id,
+                    token=position.token,
+                    look=asked,
+                    server=_is_server(self.uri),
+                )
+            mlflow_registry.describe(client, wanted.name, position.version, wanted.description, wanted.tags)
+            position.registered = wanted.digest
 
         self._deliver("the registration", register)
         self._save()
@@ -307,7 +316,7 @@ def pending(folder: Path, position: Position) -> list[str]:
     found += [_counted(points, "point"), _counted(len(files), "file"), _counted(len(tags), "tag")]
     if (folder / MODEL / "MLmodel").is_file() and not position.model_tied:
         found.append("the network")
-    if opening.registration is not None and position.version is None:
+    if opening.registration is not None and position.registered != opening.registration.digest:
         found.append(f"its registration as {opening.registration.name}")
     if position.status is not None and not position.ended:
         found.append(f"the status {position.status}")

@@ -30,7 +30,9 @@ from art_ext.host.folders import default_folder
 from art_ext.host.job import find_threat
 from art_ext.host.manager import Catalogue, default_manager
 from art_ext.host.models import OpenedModel, open_model
+from art_ext.host.publishing import publish_evaluation
 from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
+from art_ext.host.trained import trained
 from art_ext.plan import Plan
 from art_ext.types import Facts
 
@@ -196,10 +198,15 @@ def evaluate(request: Request, echo: Echo, *, brief: bool = False) -> Evaluation
         return None
     record = evaluation.run()
     show.end()
-    page = report_on(evaluation, record)
+    left = trained(request.model, found.opened, found.catalogue, found.recipe, evaluation)
+    page = report_on(evaluation, record, last=left.last, journals=left.journals)
     for line in two_lines(record) if brief else lines_of(record):
         echo(line)
     echo(f"report: {page}")
+    if not brief:
+        tracked = publish_evaluation(request.model, record, found.folder, request.tracking_uri)
+        if tracked is not None:
+            echo(tracked)
     return record
 
 

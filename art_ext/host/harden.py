@@ -83,6 +83,7 @@ def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool
             if not leads:
                 return
             report(job, outcomes, folder, say)
+            family.trained(of=folder / outcomes[-1].role)
             if (evaluated := folder / "evaluation" / outcomes[-1].role).is_dir():
                 family.evaluated(read_evaluation(evaluated), evaluated, of=folder / outcomes[-1].role)
             state.finished = True

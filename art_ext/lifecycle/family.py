@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from art_ext.border.mlflow import MLflowTracker, Registration, Tracking
 from art_ext.border.mlflow_evaluation import attach_evaluation, points_of, track_evaluation
-from art_ext.border.mlflow_opening import commit
-from art_ext.border.mlflow_registry import LONGEST_DESCRIPTION
+from art_ext.border.mlflow_outbox import Opening, Position
+from art_ext.border.mlflow_registry import LONGEST_DESCRIPTION, describe_version, find_version
+from art_ext.border.mlflow_runs import find_run
 from art_ext.engine.observe import RunInfo
 from art_ext.errors import Stopped
 from art_ext.evaluation.record import EXAMPLES, FILE, EvaluationRecord
 from art_ext.files import write_atomically
 from art_ext.lifecycle.card import Card, Origin, plugin_facts
-from art_ext.secrets import masked
 
-__all__ = ["CARD", "Family", "command_line"]
+__all__ = ["CARD", "Family", "publish", "publish_version"]
 
-CARD, CARD_DATA = "card.md", "card.json"
-REPORT = "report.html"
-
-
-def command_line() -> str:
-    """How this process was called, for somebody who wants to do it again."""
-    words = [Path(sys.argv[0]).name or "python", *sys.argv[1:]]
-    return masked(shlex.join(words))
+CARD, CARD_DATA, REPORT = "card.md", "card.json", "report.html"
+_NOT_YET = "# Robustness card: {name}\n\n**Not evaluated yet.** Run `art-ext evaluate` on it.\n"
 
 
 class Family:
@@ -38,11 +29,11 @@ class Family:
 
     with Family(tracking, info, register="digits") as family:
         ...  # train
-        family.evaluated(record, folder / "evaluation" / "hardened", of=folder / "hardened")
+        family.trained(folder / "hardened")
 
     Args:
         info: of the parent, with a folder; on other ranks than 0 nothing is tracked.
-        register: name of the registered model that evaluated networks become versions of, or None.
+        register: name of the registered model that the network becomes a version of, or None.
     """
 
     def __init__(
@@ -50,9 +41,9 @@ class Family:
     ) -> None:
         assert info.folder is not None
         self.tracking, self.info, self.folder = tracking, info, info.folder
-        self.experiment, self.register = experiment, register
+        self.register = register
         self.tracker = MLflowTracker(tracking, experiment)
-        self.version: str | None = None
+        self._version: str | None = None
         self._metrics: dict[str, float] = {}
 
     def __enter__(self) -> Self:
@@ -69,38 +60,21 @@ class Family:
         else:
             self.tracker.run_failed(error)
 
-    def evaluated(self, record: EvaluationRecord, place: Path, *, of: Path) -> None:
-        """Tracks an evaluation as a child, writes its card, and registers the network where that is asked for.
-
-        Args:
-            place: folder of evaluation.json and what else is of it; the card goes there too.
-            of: folder of the run that trained the network.
-        """
+    def trained(self, of: Path) -> None:
+        """Registers the network of a run that is over, where that is asked for; its folder is RUN_DIR/hardened, say."""
         if self.info.rank != 0:
             return
-        card = Card(record, self._origin(record))
-        write_atomically(place / CARD, card.markdown())
-        write_atomically(place / CARD_DATA, json.dumps(card.as_record(), indent=1) + "\n")
-        files = {name: place / name for name in (FILE, EXAMPLES, REPORT, CARD, CARD_DATA) if (place / name).is_file()}
-        self._metrics = points_of(record)
-        track_evaluation(
-            record,
-            files,
-            self.tracking,
-            place,
-            name=f"{self.info.name} evaluation",
-            experiment=self.experiment,
-            parent=self.folder,
-            model_of=of,
-        )
         trained = MLflowTracker.reopened(self.tracking, of)
-        if trained is None:
-            return
-        attach_evaluation(trained, files)
-        if self.register is not None:
-            trained.register(self._registration(card))
-        trained.close()
-        self.version = trained.version
+        if self.register is not None and trained is not None:
+            trained.register(Registration(self.register, description=_NOT_YET.format(name=self.register)))
+            trained.close()
+            self._version = trained.version
+
+    def evaluated(self, record: EvaluationRecord, place: Path, of: Path) -> None:
+        """`publish`, with the evaluation's figures in the parent too."""
+        if self.info.rank == 0:
+            self._metrics = points_of(record)
+            publish(record, place, of, self.tracking)
 
     def links(self) -> list[str]:
         """Where to see the runs, in lines."""
@@ -109,34 +83,83 @@ class Family:
         lines = [f"see the runs: {self.tracking.ui_command()}"]
         if self.tracker.run_id and self.tracker.experiment_id:
             lines.append(f"  {self.tracking.run_url(self.tracker.experiment_id, self.tracker.run_id)}")
-        if self.version is not None:
-            lines.append(f"registered: models:/{self.register}/{self.version}, alias challenger")
+        if self._version is not None:
+            lines.append(f"registered as models:/{self.register}/{self._version}, models:/{self.register}@challenger")
         return lines
 
-    def _origin(self, record: EvaluationRecord) -> Origin:
-        recipe = record.model.recipe or self.info.recipe
-        return Origin(
-            self.register or self.info.name,
-            command_line(),
-            commit() or "",
-            recipe.get("train", {}).get("seed"),
-            recipe,
-            plugin_facts(record.model.plugins),
-        )
 
-    def _registration(self, card: Card) -> Registration:
-        assert self.register is not None
-        return Registration(
-            self.register, description=card.markdown(LONGEST_DESCRIPTION), tags=version_tags(card.record)
-        )
+def publish(record: EvaluationRecord, place: Path, of: Path, tracking: Tracking) -> Card | None:
+    """Tracks the evaluation of a run's network beside that run, and puts its card where the network is registered.
+
+    The evaluation is a run of its own, a child of the same parent; its files are attached to the run
+    of the network too, where the gate looks for them.
+
+    Args:
+        place: folder of evaluation.json and what else is of it; card.md and card.json go there too.
+        of: folder of the run that trained the network; None comes back where it was not tracked.
+    """
+    opening, position = Opening.load(of), Position.load(of)
+    trained = MLflowTracker.reopened(tracking, of)
+    if opening is None or position is None or trained is None:
+        return None
+    name = opening.registration.name if opening.registration is not None else opening.name
+    commit, command = (opening.tags.get(key, "") for key in ("mlflow.source.git.commit", "art_ext.command"))
+    card, files = _write_card(record, place, name, command, commit)
+    track_evaluation(
+        record,
+        files,
+        tracking,
+        place,
+        name=f"{opening.name} evaluation",
+        experiment=position.experiment,
+        parent=None if opening.parent is None else of / opening.parent,
+        model_of=of,
+    )
+    attach_evaluation(trained, files)
+    if opening.registration is not None:
+        trained.register(_registration(opening.registration.name, card))
+    trained.close()
+    return card
 
 
-def version_tags(record: EvaluationRecord) -> Mapping[str, str]:
-    """What a list of versions should show of each."""
-    return {
-        "art_ext.digest": record.model.digest,
-        "art_ext.threat": str(record.threat),
-        "art_ext.clean": str(record.clean),
-        "art_ext.worst_case": str(record.worst_case),
-        "art_ext.trusted": str(record.verdict.trusted).lower(),
+def publish_version(record: EvaluationRecord, place: Path, address: str, tracking: Tracking) -> Card:
+    """The same for a registered model whose run is not in a folder here.
+
+    Raises:
+        ModelError: where the registry cannot be asked.
+    """
+    version = find_version(tracking.uri, address)
+    run = find_run(tracking.uri, version.run_id) if version is not None and version.run_id else None
+    tags = {} if run is None else run.tags
+    name = address if version is None else version.name
+    commit, command = (tags.get(key, "") for key in ("mlflow.source.git.commit", "art_ext.command"))
+    card, files = _write_card(record, place, name, command, commit)
+    track_evaluation(record, files, tracking, place, name=f"{address} evaluation")
+    if version is not None:
+        wanted = _registration(name, card)
+        describe_version(tracking.uri, version, wanted.description, wanted.tags)
+    return card
+
+
+def _write_card(
+    record: EvaluationRecord, place: Path, name: str, command: str, commit: str
+) -> tuple[Card, dict[str, Path]]:
+    recipe = record.model.recipe or {}
+    seed = recipe.get("train", {}).get("seed")
+    card = Card(record, Origin(name, command, commit, seed, recipe, plugin_facts(record.model.plugins)))
+    write_atomically(place / CARD, card.markdown())
+    write_atomically(place / CARD_DATA, json.dumps(card.as_record(), indent=1) + "\n")
+    files = {name: place / name for name in (FILE, EXAMPLES, REPORT, CARD, CARD_DATA)}
+    return card, {name: path for name, path in files.items() if path.is_file()}
+
+
+def _registration(name: str, card: Card) -> Registration:
+    found = card.record
+    tags = {
+        "art_ext.digest": found.model.digest,
+        "art_ext.threat": str(found.threat),
+        "art_ext.clean": str(found.clean),
+        "art_ext.worst_case": str(found.worst_case),
+        "art_ext.trusted": str(found.verdict.trusted).lower(),
     }
+    return Registration(name, description=card.markdown(LONGEST_DESCRIPTION), tags=tags)

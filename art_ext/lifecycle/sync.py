@@ -15,7 +15,7 @@ from art_ext.border.mlflow_where import resolve_tracking
 from art_ext.errors import ArtExtError, ConfigError
 from art_ext.secrets import HIDDEN, masked
 
-__all__ = ["Synced", "end", "outboxes", "sync", "unsent"]
+__all__ = ["Synced", "address_of", "end", "outboxes", "sync", "unsent"]
 
 _TIMEOUT, _RETRIES = 30, 1
 
@@ -81,7 +81,7 @@ def sync(folder: Path, uri: str | None = None) -> Iterator[Synced]:
         # the process that asks may be the one that ran it
         if is_running(position.process) and position.status is None:
             raise ConfigError(f"the run in {place} is still going on and sends for itself; wait for its end")
-        yield _send(place, position, _address(position, uri))
+        yield _send(place, position, address_of(position, uri))
 
 
 def end(run_id: str, uri: str | None = None) -> str:
@@ -121,7 +121,7 @@ def _send(place: Path, position: Position, address: str) -> Synced:
     return Synced(place, name, position.run_id, position.status, tuple(missing), refused)
 
 
-def _address(position: Position, given: str | None) -> str:
+def address_of(position: Position, given: str | None = None) -> str:
     """Where to send to: the record lacks user names and passwords, which the environment may have."""
     shown = position.tracking_uri
     for uri in (given, os.environ.get("MLFLOW_TRACKING_URI")):

@@ -1,0 +1,37 @@
+"""Where an evaluation is shown: beside the run that trained the network, and where the network is registered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from art_ext.border.mlflow_outbox import OUTBOX, Position
+from art_ext.border.mlflow_where import resolve_tracking
+from art_ext.evaluation.record import EvaluationRecord
+from art_ext.lifecycle.family import publish, publish_version
+from art_ext.lifecycle.sync import address_of
+
+_ROLES = ("hardened", "undefended")
+
+
+def publish_evaluation(model: str, record: EvaluationRecord, place: Path, uri: str | None) -> str | None:
+    """Tracks an evaluation in MLflow, where the model came from there, and says so in one line; None where not.
+
+    Args:
+        model: as the user named it.
+        place: folder of evaluation.json.
+        uri: of the server, where the user gave it.
+    """
+    if model.startswith("models:/") and not model.startswith("models:/m-"):
+        tracking = resolve_tracking(uri, Path.cwd())
+        publish_version(record, place, model, tracking)
+        return f"tracked   {tracking.describe()}; the card of {model} says so"
+    folder = Path(model).expanduser()
+    runs = [place for place in (*(folder / role for role in _ROLES), folder) if (place / OUTBOX).is_file()]
+    if not runs:
+        return None
+    position = Position.load(runs[0])
+    if position is None:
+        return None
+    tracking = resolve_tracking(address_of(position, uri), Path.cwd())
+    publish(record, place, runs[0], tracking)
+    return f"tracked   {tracking.describe()}"
