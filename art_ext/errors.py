@@ -68,6 +68,10 @@ class Stopped(KeyboardInterrupt):
         self.signal, self.exit_code = signal, 128 + signal
 
 
+class PartError(ArtExtError):
+    """A plugin's part that failed, or did not do what its kind promises; names it and its ingredient."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One reason why ingredients cannot be combined.

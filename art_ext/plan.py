@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import nn
 
-from art_ext.errors import ComposeError, ConfigError, Problem, unknown
+from art_ext.errors import ArtExtError, ComposeError, ConfigError, PartError, Problem, unknown
 from art_ext.parts.attacks import Attack
 from art_ext.parts.criteria import Criterion, CrossEntropy
 from art_ext.parts.detectors import Detector
@@ -170,6 +170,25 @@ class Parts:
         return replace(self, **changed) if changed else self
 
 
+def _applied(ingredient: Ingredient, plan: Plan) -> Plan:
+    """The plan with an ingredient; one that fails, or gives something else, is named."""
+    try:
+        found: object = ingredient.apply(plan)
+    except ArtExtError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise PartError(
+            f"{ingredient.name} failed in apply ({type(error).__name__}: {said}); remove it, or update its plugin"
+        ) from error
+    if not isinstance(found, Plan):
+        raise PartError(
+            f"{ingredient.name} gave a {type(found).__name__} from apply, and a plan is needed; remove it, or update "
+            "its plugin"
+        )
+    return found
+
+
 def _empty() -> Mapping[str, Any]:
     return MappingProxyType({})
 
@@ -205,7 +224,7 @@ class Plan:
             if ingredient.name in plan.used:
                 plan = plan._problem(f"{ingredient.name} is listed twice; keep one", ingredient.name)
                 continue
-            plan = replace(ingredient.apply(plan), used=(*plan.used, ingredient.name))
+            plan = replace(_applied(ingredient, plan), used=(*plan.used, ingredient.name))
         problems = plan.check()
         if problems:
             raise ComposeError(problems)

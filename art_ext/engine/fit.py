@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from art_ext.engine.contracts import held_to_contracts
 from art_ext.engine.helpers import Aide, follow_rates
 from art_ext.engine.keeper import Keeper
 from art_ext.engine.memory import batch_norms, is_out_of_memory, release, shortage
@@ -105,6 +106,7 @@ class Fit:
         self.phase_start = 0
         self.full_batch = 0
         self.per_epoch = 0
+        self._held: set[tuple[type, ...]] = set()
         self.best_state: dict[str, Any] | None = None
 
     def __call__(self, batches: Batches) -> History:
@@ -214,7 +216,8 @@ class Fit:
         while True:
             step, before = Step(self, batch, weight), self.run.weights_version
             try:
-                self.update(step)
+                with held_to_contracts(self.plan, self.parts, self._held):
+                    self.update(step)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
