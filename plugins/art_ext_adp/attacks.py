@@ -60,5 +60,7 @@ ATTACKS = [
         "PGD on the mixture, on sums over the members or on their mean logits, also towards every class",
         EnsemblePGDOptions,
         build_ensemble_pgd,
+        family="informed",
+        informs=("adp",),
     )
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from art_ext.api import (
     ConfigError,
     Count,
     Facts,
+    Family,
     Forward,
     Keys,
     Linf,
@@ -54,6 +55,7 @@ class RayS:
     clip: tuple[float, float] = (0.0, 1.0)
     objective: Objective = cw  # for the aim alone; its value is never asked for
     bn: Literal["eval"] = "eval"
+    family: ClassVar[Family] = "black-box"
 
     def __post_init__(self) -> None:
         if not isinstance(self.norm, Linf):

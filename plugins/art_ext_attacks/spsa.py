@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from art_ext.api import (
     Best,
     Count,
     Facts,
+    Family,
     Forward,
     Keys,
     Norm,
@@ -75,6 +76,7 @@ class SPSA:
     objective: Objective = cw
     clip: tuple[float, float] = (0.0, 1.0)
     bn: Literal["eval"] = "eval"
+    family: ClassVar[Family] = "black-box"
 
     @property
     def cost(self) -> int:

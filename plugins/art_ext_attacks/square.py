@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,7 @@ from art_ext.api import (
     ConfigError,
     Count,
     Facts,
+    Family,
     Forward,
     Keys,
     Linf,
@@ -70,6 +71,7 @@ class Square:
     rescale: bool = True
     clip: tuple[float, float] = (0.0, 1.0)
     bn: Literal["eval"] = "eval"
+    family: ClassVar[Family] = "black-box"
 
     def __post_init__(self) -> None:
         check_norm("Square", self.norm)

@@ -65,6 +65,14 @@ class Strongest:
     objective: Objective = other_confidence
     bn: Literal["eval"] = "eval"
 
+    @property
+    def norm(self) -> Norm:
+        return self.attacks[0].norm
+
+    @property
+    def cost(self) -> int:
+        return sum(attack.cost for attack in self.attacks)
+
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
         best = Best(x)
         for number, attack in enumerate(self.attacks):
@@ -160,5 +168,7 @@ ATTACKS = [
         "PGD on the confidence of wrong classes, with backtracking (Stutz et al., ICML 2020)",
         PGDConfOptions,
         build_pgd_conf,
+        family="informed",
+        informs=("ccat",),
     )
 ]

@@ -57,6 +57,11 @@ def build_center_pgd(options: CenterPGDOptions, context: EvaluationContext) -> S
 
 ATTACKS = [
     AttackEntry(
-        "center_pgd", "PGD on the centre distance (Pang et al., ICLR 2020)", CenterPGDOptions, build_center_pgd
+        "center_pgd",
+        "PGD on the centre distance (Pang et al., ICLR 2020)",
+        CenterPGDOptions,
+        build_center_pgd,
+        family="informed",
+        informs=("mmc", "mmc_rand"),
     )
 ]

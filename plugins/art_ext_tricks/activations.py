@@ -125,6 +125,7 @@ class Activation(Ingredient):
 
     name = "activation"
     paper = PAPER
+    adaptive = ("cw_margin",)
 
     to: Name = "softplus"
     parameter: Annotated[
@@ -140,6 +141,7 @@ class Activation(Ingredient):
 
 class _Shortcut(Ingredient):
     paper = PAPER
+    adaptive = ("cw_margin",)
     to: ClassVar[Name]
 
     def apply(self, plan: Plan) -> Plan:

@@ -7,7 +7,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from art_ext.api import PGD, ConfigError, Growing, Ingredient, NonNegative, Plan, Positive, Problem, Progress
+from art_ext.api import (
+    PGD,
+    ConfigError,
+    Growing,
+    Ingredient,
+    NonNegative,
+    Plan,
+    Positive,
+    Problem,
+    Progress,
+    Uniform,
+)
 from art_ext_tricks.formulas import PAPER
 
 
@@ -24,6 +35,8 @@ class Grow:
         eps, size = attack.norm.eps, attack.step_size
         if isinstance(eps, Growing):
             raise ConfigError(f"{self.by}: the radius of the attack grows already; remove one of the two")
+        if not isinstance(eps, int | float | Uniform):
+            raise ConfigError(f"{self.by}: each image has a radius of its own, which does not grow; remove {self.by}")
         if size is None and not isinstance(eps, int | float):
             return replace(attack, norm=replace(attack.norm, eps=Growing(eps, self.epochs)))
         size = 2.5 * float(eps) / attack.steps if size is None else size  # type: ignore[arg-type]  # no range here
