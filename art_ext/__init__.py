@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from art_ext.lazy import lazily
 
 if TYPE_CHECKING:
+    from art_ext.host.auditing import audit, evaluate
     from art_ext.parts.ensemble import ensemble
 
-__all__ = ["ensemble"]
+__all__ = ["audit", "ensemble", "evaluate"]
 
-__getattr__ = lazily(__name__, **{"parts.ensemble": ("ensemble",)})
+__getattr__ = lazily(__name__, **{"parts.ensemble": ("ensemble",), "host.auditing": ("audit", "evaluate")})

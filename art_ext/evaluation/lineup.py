@@ -41,10 +41,8 @@ class Planned:
     of: str | None = None
 
     def bounded(self, threat: Threat) -> bool:
-        """Whether it promises to stay in the threat's ball: by its norm, or because it brings none."""
-        norm = getattr(self.attack, "norm", None)
-        if norm is None:
-            return not hasattr(self.attack, "unbounded")
+        """Whether it says that it stays in the threat's ball."""
+        norm = getattr(self.attack, "norm", None) or getattr(self.attack, "within", None)
         return isinstance(norm, Norm) and norm.name == threat.norm and norm.largest <= threat.eps * (1 + 1e-6)
 
     @property
@@ -167,7 +165,13 @@ def _want(lineup: Lineup, wanted: Wanted, entries: Mapping[str, AttackEntry], co
             lineup.notes.append(f"the attack {wanted.name} did not run: {error}")
         return
     for name, attack in built:
-        lineup.add(Planned(name, attack, entry.family, wanted.everywhere))
+        lineup.add(Planned(name, attack, family_of(attack, entry), wanted.everywhere))
+
+
+def family_of(attack: Attack, entry: AttackEntry) -> Family:
+    """What an attack knows: its own word, since an entry may build attacks of several kinds, else its entry's."""
+    family: Family = getattr(attack, "family", entry.family)
+    return family
 
 
 def _options(entry: AttackEntry, wished: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from art_ext.engine.net import Net
 from art_ext.entries import EvaluationContext
 from art_ext.errors import ConfigError
 from art_ext.evaluation.evaluation import Evaluation, Options
-from art_ext.evaluation.lineup import Planned
+from art_ext.evaluation.lineup import Planned, family_of
 from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.settling import Question
@@ -216,7 +216,7 @@ def named_attacks(recipe: Recipe | None, catalogue: Catalogue, plan: Plan, threa
         return []
     context = EvaluationContext(plan, threat.norm, threat.eps, threat.clip)
     return [
-        Planned(name, attack, entry.family, True)
+        Planned(name, attack, family_of(attack, entry), True)
         for entry, options in recipe.attacks(catalogue)
         for name, attack in entry.build(options, context)
     ]

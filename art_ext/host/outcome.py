@@ -15,7 +15,9 @@ from art_ext.engine.fit import History
 from art_ext.evaluation.figures import Gallery, comparison
 from art_ext.evaluation.rejection import Rejection
 from art_ext.evaluation.suite import TPR, Accuracy, Evaluator, Threat, evading, worst
+from art_ext.evaluation.verdict import two_lines
 from art_ext.host.job import Job
+from art_ext.host.run_evaluation import evaluate_run
 from art_ext.parts.detectors import threshold_at
 from art_ext.plan import Plan
 
@@ -62,7 +64,7 @@ def rejecting(plan: Plan, threat: Threat, calibration: Evaluator, test: Evaluato
 
 
 def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> None:
-    """The table, result.json and result.png."""
+    """The table, result.json and result.png; then the recipe's suite, with its verdict."""
     for line in table({outcome.role: outcome.rows for outcome in outcomes}):
         echo(line)
     for outcome in outcomes:
@@ -98,6 +100,20 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
     for outcome in outcomes[-1:]:
         if outcome.tracker is not None:
             outcome.tracker.attach_figure("result.png", figure)
+    if job.recipe.suite != "none":
+        _evaluate(job, outcomes, folder, echo)
+
+
+def _evaluate(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> None:
+    """The recipe's suite on the last role, the one before it as its undefended twin; the verdict in two lines."""
+    *before, last = outcomes
+    hardened = job.ingredients if before or job.baseline == "none" else ()
+    baseline = before[0].evaluator.net if before else None
+    journals = {outcome.role: folder / outcome.role / "metrics.jsonl" for outcome in outcomes}
+    record, page = evaluate_run(job, last.role, last.evaluator.net, hardened, baseline, folder, journals)
+    for line in two_lines(record):
+        echo(line)
+    echo(f"report    {page}")
 
 
 def table(models: Mapping[str, Sequence[Accuracy]]) -> list[str]:

@@ -18,7 +18,7 @@ from art_ext.host.cli import main
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "digits" / "pc_lc_pgd_at.yaml"
-QUICK = ["--set", "train.epochs=3", "--set", "pc_lc.warmup_epochs=1", "--set", "pgd_at.steps=2"]
+QUICK = ["--set", "train.epochs=3", "--set", "pc_lc.warmup_epochs=1", "--set", "pgd_at.steps=2", "--set", "suite=none"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,54 @@
+"""`art_ext.evaluate` and `art_ext.audit`: evaluations of ART classifiers from Python, with all installed attacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from art_ext.border.art_evaluation import Evaluation
+from art_ext.evaluation.record import EvaluationRecord
+from art_ext.evaluation.verdict import two_lines
+from art_ext.host.evaluation_text import Progress, lines_of
+from art_ext.host.manager import default_manager
+
+
+def evaluate(classifier: Any, x: Any, y: Any, *, eps: float, verbose: bool = True, **options: Any) -> EvaluationRecord:
+    """Attacks an ART classifier in every way its suite knows, and checks whether the figures can be trusted.
+
+    `record = art_ext.evaluate(classifier, x_test, y_test, eps=8/255, folder="evaluation")`
+
+    Args:
+        classifier: a `PyTorchClassifier`, or another ART classifier of images with class gradients.
+        x, y: images (N, C, H, W) in clip-value units and labels that it was not trained on.
+        verbose: print attacks, checks and the verdict; progress goes to stderr.
+        options: of `art_ext.border.art_evaluation.Evaluation`: norm, suite, ingredients, baseline, calibration,
+            training, class_names, until, minutes, batch_size, seed, folder. With a folder, evaluation.json,
+            examples.parquet and report.html are in it, and an interrupted evaluation goes on there.
+
+    Raises:
+        ConfigError, DataError, ModelError: in one line, before any attack.
+    """
+    return _run(classifier, x, y, eps, verbose, options, brief=False)
+
+
+def audit(classifier: Any, x: Any, y: Any, *, eps: float, verbose: bool = True, **options: Any) -> EvaluationRecord:
+    """The quick suite on an ART classifier, printed as a verdict in two lines; else as `evaluate`.
+
+    `art_ext.audit(classifier, x_test, y_test, eps=8/255)`
+    """
+    return _run(classifier, x, y, eps, verbose, {"suite": "quick", **options}, brief=True)
+
+
+def _run(
+    classifier: Any, x: Any, y: Any, eps: float, verbose: bool, options: dict[str, Any], *, brief: bool
+) -> EvaluationRecord:
+    show = Progress() if verbose else None
+    attacks = default_manager().catalogue.attacks
+    evaluation = Evaluation(classifier, x, y, eps=eps, attacks=attacks, progress=show, **options)
+    record = evaluation.run()
+    if show is not None:
+        show.end()
+        for line in two_lines(record) if brief else lines_of(record):
+            print(line)
+        if evaluation.core.options.folder is not None:
+            print(f"files: {evaluation.core.options.folder}")
+    return record
