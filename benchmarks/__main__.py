@@ -15,6 +15,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # before ART is imported: its traine
 
 import torch
 
+from art_ext.types import Outputs
 from art_ext_baselines import PGDAT, TRADES
 from art_ext_pc_lc import PCLC
 from art_ext_pc_lc.ingredient import PCLCLoss
@@ -22,6 +23,7 @@ from benchmarks import contenders as who
 from benchmarks import memory, report
 from benchmarks.faithful import same_pixels
 from benchmarks.limit import Limit, inner_kl, outer_trades
+from benchmarks.methods import METHODS
 from benchmarks.nets import RESNET, SMALL, Task
 from benchmarks.report import Check
 from benchmarks.timing import CLOCKS, Clock, Contender, Ratio, interleave
@@ -64,9 +66,9 @@ def faster(other: Contender, ours: Contender) -> Ratio:
     return Ratio.of(other.times["cpu"], ours.times["cpu"])
 
 
-def limit_of(task: Task, **options: object) -> Limit:
+def limit_of(task: Task) -> Limit:
     x, y = (part[: task.batch_size] for part in task.data())
-    return Limit(task.model(), x, y, task.steps, repeat=10 if task is SMALL else 1, **options)  # type: ignore[arg-type]
+    return Limit(task.model(), x, y, repeat=10 if task is SMALL else 1)
 
 
 def pgd_at_of(task: Task, **options: object) -> PGDAT:
@@ -75,7 +77,8 @@ def pgd_at_of(task: Task, **options: object) -> PGDAT:
 
 def pgd_at(quick: bool) -> Section:
     task, rounds = SMALL, 3 if quick else 11
-    ours, limit = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)]), limit_of(task)
+    ours = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)])
+    limit = limit_of(task).attack(task.steps).train()
     madry, adversarial = who.art_madry(task), who.art_adversarial(task)
     backward, grad = (who.research_loop(task, grad=g) for g in (False, True))
     section = timed(f"PGD training step: {task.name}", ours, [madry, adversarial, backward, grad], limit, rounds)
@@ -89,7 +92,8 @@ def pgd_at(quick: bool) -> Section:
 
 def resnet(quick: bool) -> Section:
     task, rounds = RESNET, 1 if quick else 5
-    ours, limit = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)]), limit_of(task)
+    ours = who.art_ext_fit(task, "art_ext", [pgd_at_of(task)])
+    limit = limit_of(task).attack(task.steps).train()
     madry, backward = who.art_madry(task), who.research_loop(task, grad=False)
     section = timed(f"PGD training step: {task.name}", ours, [madry, backward], limit, rounds)
     section.checks = [
@@ -103,7 +107,7 @@ def trades(quick: bool) -> Section:
     task, rounds = SMALL, 3 if quick else 11
     ingredient = TRADES(eps=task.eps, steps=task.steps, step_size=task.step_size)
     ours = who.art_ext_fit(task, "art_ext", [ingredient])
-    limit = limit_of(task, outer=outer_trades, inner=inner_kl, references=1)
+    limit = limit_of(task).attack(task.steps, inner_kl).look(1).train(outer_trades)
     arts = who.art_trades(task)
     section = timed(f"TRADES training step: {task.name}", ours, [arts], limit, rounds)
     section.checks = [
@@ -117,15 +121,25 @@ def pc_lc(quick: bool) -> Section:
     task, rounds = SMALL, 3 if quick else 11
     ingredients = [pgd_at_of(task, clean_fraction=0.5), PCLC(warmup_epochs=0)]
     ours, criterion = who.art_ext_fit(task, "art_ext", ingredients), PCLCLoss()
-    from art_ext.types import Outputs
-
-    limit = limit_of(
-        task,
-        outer=lambda model, x, y: criterion(Outputs(model(x)), y).mean(),
-        attack_rows=slice(task.batch_size // 2, None),
-    )
+    half = slice(task.batch_size // 2, None)
+    limit = limit_of(task).attack(task.steps, rows=half)
+    limit.train(lambda model, x, y: criterion(Outputs(model(x)), y).mean())
     section = timed(f"PC-LC x PGD training step, half of the rows clean: {task.name}", ours, [], limit, rounds)
     section.checks = [Check("PC-LC x PGD-10 step, small_cnn: share of the limit", share(ours, limit), 0.90)]
+    return section
+
+
+def methods(quick: bool) -> Section:
+    section = Section(
+        f"Every method's training step beside its own limit: {SMALL.name}",
+        ["| method | ms CPU | limit, ms CPU | share | passes of the limit |", "| --- | ---: | ---: | --- | --- |"],
+    )
+    for method in METHODS:
+        ours, limit = method.contender(SMALL), method.limit(SMALL)
+        interleave([ours, *limit.contenders], 3 if quick else 7, warm_up=1)
+        cpu, least, got = 1e3 * ours.median("cpu"), 1e3 * median(limit.times("cpu")), share(ours, limit)
+        section.lines.append(f"| {method.name} | {cpu:.1f} | {least:.1f} | {got} | {limit.counts()} |")
+        section.checks.append(Check(f"{method.name}: share of its limit", got, 0.85))
     return section
 
 
@@ -176,17 +190,18 @@ SECTIONS: dict[str, Make] = {
     "resnet": resnet,
     "trades": trades,
     "pc_lc": pc_lc,
+    "methods": methods,
     "attack": attack,
     "faithful": faithful,
     "memory": in_memory,
 }
-SLOW = ("resnet", "memory")
+SLOW = ("resnet", "methods", "memory")
 """Left out of `--quick`, unless asked for by name."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three rounds, without ResNet and memory: under a minute")
+    parser.add_argument("--quick", action="store_true", help="three rounds; no ResNet, methods, memory")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="one section; may be repeated")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (1)")
     arguments = parser.parse_args()

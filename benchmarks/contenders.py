@@ -6,7 +6,7 @@ slower one, but that is the user's choice and not ART's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,17 +22,16 @@ from torch import Tensor, nn
 from art_ext.data.batches import ArrayBatches
 from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
+from art_ext.engine.offers import needs_of
 from art_ext.engine.run import Run, RunSettings
 from art_ext.ingredient import Ingredient
+from art_ext.parts.surgery import find_head
 from art_ext.plan import Plan
 from art_ext.types import Facts
 from art_ext_baselines import PGDATAttack
+from benchmarks.limit import sgd
 from benchmarks.nets import Task
 from benchmarks.timing import Contender
-
-
-def optimizer_for(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
 
 
 def classifier_for(task: Task, model: nn.Module | None = None) -> PyTorchClassifier:
@@ -42,20 +41,30 @@ def classifier_for(task: Task, model: nn.Module | None = None) -> PyTorchClassif
         nn.CrossEntropyLoss(),
         input_shape=task.shape,
         nb_classes=task.n_classes,
-        optimizer=optimizer_for(model),
+        optimizer=sgd(model),
         clip_values=(0.0, 1.0),
         device_type="cpu",
     )
 
 
 def art_ext_fit(
-    task: Task, name: str, ingredients: Sequence[Ingredient], settings: RunSettings | None = None
+    task: Task,
+    name: str,
+    ingredients: Sequence[Ingredient],
+    model: nn.Module | None = None,
+    optimizer: Callable[[nn.Module], torch.optim.Optimizer] = sgd,
 ) -> Contender:
-    """One epoch of a `Fit`: batches, steps, logs and the epoch's report."""
-    model, (x, y) = task.model(), task.data()
-    run = Run(settings or RunSettings(), 0, torch.device("cpu"))
+    """One epoch of a `Fit`: batches, steps, logs and the epoch's report.
+
+    Args:
+        model: after surgery; the task's own by default.
+    """
+    model, (x, y) = task.model() if model is None else model, task.data()
     plan = Plan.of(ingredients, Facts(task.n_classes, task.shape))
-    fit = Fit(plan, Net(model), optimizer_for(model), run, epochs=1)
+    needs = frozenset(needs_of(plan))
+    head = find_head(model, plan.facts)[1] if "features" in needs else None
+    run = Run(RunSettings(), 0, torch.device("cpu"))
+    fit = Fit(plan, Net(model, head=head, wanted=needs), optimizer(model), run, epochs=1)
     batches = ArrayBatches(x, y, task.batch_size, 0)
     return Contender(name, lambda: fit(batches), task.batches)
 
@@ -127,7 +136,7 @@ def pgd_by_grad(model: nn.Module, x: Tensor, y: Tensor, start: Tensor, eps: floa
 def research_loop(task: Task, *, grad: bool) -> Contender:
     """Adversarial training in twenty lines."""
     model, (x, y) = task.model(), task.data()
-    optimizer, attack = optimizer_for(model), pgd_by_grad if grad else pgd_by_backward
+    optimizer, attack = sgd(model), pgd_by_grad if grad else pgd_by_backward
 
     def run() -> None:
         for rows in torch.randperm(len(x)).split(task.batch_size):

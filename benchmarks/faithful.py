@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 
 from art_ext.engine.freeze import Crafter
-from art_ext.engine.net import Net
-from art_ext.engine.run import in_channels_last
+from art_ext.engine.net import Net, in_channels_last
 from art_ext.parts.attacks import PGD
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import Linf

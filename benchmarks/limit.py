@@ -1,6 +1,7 @@
 """The arithmetic limit of a training step: its passes on the bare module, each timed by itself.
 
-    limit = K (fwd_eval + bwd_input) + references fwd_eval + fwd_train + bwd_full + optimizer
+For PGD training: limit = K (fwd_eval + bwd_input) + fwd_train + bwd_full + optimizer. Other methods
+have other counts, and passes of their own; see `methods.py`.
 
 Each piece counts at the fastest of {batch norm kept, folded} x {NCHW, channels_last}; in training,
 batch norm cannot be folded. What a step needs besides (noise, sign, clamp, batches, copies,
@@ -19,14 +20,16 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from art_ext.engine.freeze import foldable_pairs
-from art_ext.engine.net import Net
-from art_ext.engine.run import in_channels_last
+from art_ext.engine.net import Net, in_channels_last
 from benchmarks.timing import Clock, Contender
 
 TrainPass = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(model, x, y) to the loss of the outer pass."""
 Inner = Callable[[Tensor, Tensor], Tensor]
 """(logits, y) to the sum that the attack raises."""
+
+
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
 
 
 def inner_cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -61,100 +64,131 @@ def folded(model: nn.Module, example: Tensor) -> nn.Module:
     return made
 
 
+Run = Callable[[nn.Module, Tensor, Tensor], Callable[[], object]]
+"""(model, x, y) to one pass of a piece, as often called as it is repeated."""
+ALL = slice(None)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One pass of a step, in the variants that it could run in.
+
+    Attributes:
+        count: how often a step needs it; a fraction where it needs it for some of the rows.
+    """
+
+    count: float
+    variants: list[Contender]
+
+    def fastest(self, clock: Clock) -> Contender:
+        return min(self.variants, key=lambda v: v.median(clock))
+
+
 @dataclass
 class Limit:
     """The pieces of one step's limit, as contenders of the same interleaved rounds.
 
     Args:
-        attack_rows: how many rows of the batch are attacked.
-        references: forward passes in eval mode that the objective needs once a step.
         repeat: how often a piece runs in one measurement.
     """
 
     model: nn.Module
     x: Tensor
     y: Tensor
-    steps: int
-    outer: TrainPass = outer_cross_entropy
-    inner: Inner = inner_cross_entropy
-    references: int = 0
-    attack_rows: slice = field(default_factory=lambda: slice(None))
     repeat: int = 5
+    pieces: list[Piece] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        rows = self.attack_rows
-        self.attack: list[Contender] = self._variants(
-            "attack", self._attack_piece, self.x[rows], self.y[rows], (False, True)
-        )
-        self.reference = (
-            self._variants("reference", self._reference_piece, self.x, self.y, (False, True)) if self.references else []
-        )
-        self.train = self._variants("train", self._train_piece, self.x, self.y, (False,))
+    def attack(self, count: float, inner: Inner = inner_cross_entropy, rows: slice = ALL) -> Limit:
+        """Forward in eval mode and back to the images, `count` times."""
 
-    @property
-    def contenders(self) -> list[Contender]:
-        return [*self.attack, *self.reference, *self.train]
+        def make(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
+            model.eval().requires_grad_(False)
+            x = x.clone().requires_grad_()
+            return lambda: torch.autograd.grad(inner(model(x), y), x)
 
-    def times(self, clock: Clock) -> list[float]:
-        """The limit in seconds, one entry a round."""
-        pieces = [(self.steps, self.attack), (self.references, self.reference), (1, self.train)]
-        best = [(count, fastest(variants, clock).times[clock]) for count, variants in pieces if variants]
-        return [sum(count * times[i] for count, times in best) for i in range(len(best[0][1]))]
+        return self.add("attack", make, count, rows, folds=(False, True))
 
-    def describe(self, clock: Clock) -> str:
-        return "; ".join(fastest(v, clock).name for v in (self.attack, self.reference, self.train) if v)
+    def look(self, count: float, rows: slice = ALL) -> Limit:
+        """Forward in eval mode alone."""
 
-    def _variants(
+        def make(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
+            model.eval()
+            return torch.no_grad()(lambda: model(x))
+
+        return self.add("look", make, count, rows, folds=(False, True))
+
+    def train(
         self,
-        word: str,
-        piece: Callable[[nn.Module, Tensor, Tensor], None],
-        x: Tensor,
-        y: Tensor,
-        folds: tuple[bool, ...],
-    ) -> list[Contender]:
-        made = []
+        outer: TrainPass = outer_cross_entropy,
+        count: float = 1,
+        optimizer: MakeOptimizer | None = None,
+        *,
+        word: str = "train",
+        step: bool = True,
+        to_images: bool = False,
+    ) -> Limit:
+        """Forward and back in train mode, and the optimizer.
+
+        Args:
+            step: with the optimizer's step; without, the gradients alone.
+            to_images: the gradient of the images as well.
+        """
+
+        def make(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
+            model.train()
+            descent = (optimizer or sgd)(model)
+            x = x.clone().requires_grad_(to_images)
+
+            def run() -> None:
+                descent.zero_grad(set_to_none=True)
+                outer(model, x, y).backward()
+                if step:
+                    descent.step()
+
+            return run
+
+        return self.add(word, make, count)
+
+    def add(
+        self, word: str, make: Run, count: float = 1, rows: slice = ALL, folds: tuple[bool, ...] = (False,)
+    ) -> Limit:
+        """Another piece; the limit itself, for chains."""
+        variants = []
         for fold in folds:
             for last in (False, True):
-                model = folded(self.model, x[:2]) if fold else copy.deepcopy(self.model)
-                images = x.contiguous()
+                model = folded(self.model, self.x[:2]) if fold else copy.deepcopy(self.model)
+                images = self.x[rows].contiguous()
                 if last:
                     model, images = model.to(memory_format=torch.channels_last), in_channels_last(images)
                 name = f"{word}: {'BN folded' if fold else 'BN kept'}, {'channels_last' if last else 'NCHW'}"
-                made.append(Contender(name, piece(model, images, y), self.repeat))
-        return made
+                variants.append(Contender(name, self._repeated(make(model, images, self.y[rows])), self.repeat))
+        self.pieces.append(Piece(count, variants))
+        return self
 
-    def _attack_piece(self, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-        model.eval().requires_grad_(False)
-        x = x.clone().requires_grad_()
-
+    def _repeated(self, once: Callable[[], object]) -> Callable[[], object]:
         def run() -> None:
             for _ in range(self.repeat):
-                torch.autograd.grad(self.inner(model(x), y), x)
+                once()
 
         return run
 
-    def _reference_piece(self, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-        model.eval()
+    @property
+    def contenders(self) -> list[Contender]:
+        return [variant for piece in self.pieces for variant in piece.variants]
 
-        @torch.no_grad()
-        def run() -> None:
-            for _ in range(self.repeat):
-                model(x)
+    def times(self, clock: Clock) -> list[float]:
+        """The limit in seconds, one entry a round."""
+        best = [(piece.count, piece.fastest(clock).times[clock]) for piece in self.pieces]
+        return [sum(count * times[i] for count, times in best) for i in range(len(best[0][1]))]
 
-        return run
-
-    def _train_piece(self, model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-        model.train()
-        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
-
-        def run() -> None:
-            for _ in range(self.repeat):
-                optimizer.zero_grad(set_to_none=True)
-                self.outer(model, x, y).backward()
-                optimizer.step()
-
-        return run
+    def counts(self) -> str:
+        """`10 attack + 1 train`: what a step is held to."""
+        words = [piece.variants[0].name.split(":")[0] for piece in self.pieces]
+        return " + ".join(
+            f"{sum(piece.count for piece, own in zip(self.pieces, words, strict=True) if own == word):g} {word}"
+            for word in dict.fromkeys(words)
+        )
 
 
-def fastest(variants: list[Contender], clock: Clock) -> Contender:
-    return min(variants, key=lambda v: v.median(clock))
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)

@@ -30,10 +30,10 @@ class Task:
     def step_size(self) -> float:
         return 2.5 * self.eps / self.steps
 
-    def model(self) -> nn.Module:
+    def model(self, seed: int = 0) -> nn.Module:
         """The same weights each time."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             model: nn.Module = timm.create_model(self.make, num_classes=self.n_classes, in_chans=self.shape[0])
             return model
 

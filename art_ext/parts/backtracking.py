@@ -69,7 +69,9 @@ class BacktrackingPGD(PGD):
         walk = Walk.of(self, x, eps, mask)
         adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=True)
         walk = replace(walk, mask=None)  # from here on the gradient is masked: a part of 1 must not act twice
-        value, grad = _look(net, adv, score, best)
+        # Where steps are taken only if they pay, the point an example is at is the best it saw.
+        judge = best if self.lr_factor is None or (best is not None and best.settles) else None
+        value, grad, wrong = _look(net, adv, score, judge)
         size = torch.ones_like(per_example(value)) * walk.size
         velocity = torch.zeros_like(x)
         for step in range(self.steps):
@@ -78,7 +80,7 @@ class BacktrackingPGD(PGD):
             direction = normalised(self.norm, grad if mask is None else grad * mask)
             velocity.mul_(self.momentum).add_(direction, alpha=1 - self.momentum)
             candidate = walk.begin(adv - x + size * velocity, clamped=True)
-            its_value, its_grad = _look(net, candidate, score, best, last=step == self.steps - 1)
+            its_value, its_grad, its_wrong = _look(net, candidate, score, judge, last=step == self.steps - 1)
             if self.lr_factor is None:
                 adv, value, grad = candidate, its_value, its_grad
                 continue
@@ -86,7 +88,10 @@ class BacktrackingPGD(PGD):
             rows = per_example(taken)
             adv = torch.where(rows, candidate, adv, out=adv)  # a buffer of our own: strides stay
             value, grad = torch.where(taken, its_value, value), torch.where(rows, its_grad, grad)
+            wrong = torch.where(taken, its_wrong, wrong)
             size = torch.where(rows, size, (size / self.lr_factor).clamp(min=SMALLEST_STEP))
+        if best is not None and judge is None:
+            best.consider(adv, value, wrong, aim_first=False)
         return adv
 
     def __str__(self) -> str:
@@ -96,14 +101,14 @@ class BacktrackingPGD(PGD):
 
 def _look(
     net: Forward, adv: Tensor, score: Score, best: Best | None, *, last: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The score (N,) at points and its gradient, which the last look goes without; shown to `best`."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The score (N,) at points, its gradient, which the last look goes without, and who is wrong; shown to `best`."""
     with torch.set_grad_enabled(not last):
         out = net(adv.requires_grad_(not last))
         value = score.value(out)
     grad = torch.zeros_like(adv) if last else torch.autograd.grad(value.sum(), adv)[0]
     adv.requires_grad_(False)
-    value = value.detach()
+    value, wrong = value.detach(), score.wrong(out)
     if best is not None:
-        best.consider(adv, value, score.wrong(out), aim_first=best.settles)
-    return value, grad
+        best.consider(adv, value, wrong, aim_first=best.settles)
+    return value, grad, wrong
