@@ -36,6 +36,7 @@ def points_of(record: EvaluationRecord) -> dict[str, float]:
     points |= {f"evaluate/checks/{status}": float(count) for status, count in counts.items()}
     points["evaluate/trusted"] = float(record.verdict.trusted)
     points["evaluate/seconds"] = record.seconds
+    points["evaluate/n"] = float(record.worst_case.n)
     return points
 
 
@@ -75,7 +76,7 @@ def track_evaluation(
         parent: folder of the run that it is a part of.
         model_of: folder of the run that logged the network, to whose logged model the metrics are tied.
     """
-    data = record.data
+    data, method = record.data, " + ".join(record.model.ingredients) or "none"
     tracker = MLflowTracker(tracking, experiment, model_of=model_of)
     tracker.run_start(
         RunInfo(
@@ -85,7 +86,7 @@ def track_evaluation(
             params={"suite": record.suite, "seed": record.seed, "norm": record.threat.norm, "eps": record.threat.eps},
             recipe=record.model.recipe or {},
             data={"name": data.name, "source": data.source, "digest": data.digest, "n_test": data.n},
-            tags={EVALUATES: record.model.digest, "art_ext.complete": str(record.complete).lower()},
+            tags={EVALUATES: record.model.digest, "art_ext.method": method},
             parent=parent,
         )
     )

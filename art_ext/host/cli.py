@@ -11,6 +11,7 @@ import click
 
 from art_ext.errors import ArtExtError, ComposeError, Stopped
 from art_ext.host.commands.audit import audit
+from art_ext.host.commands.compare import compare
 from art_ext.host.commands.doctor import doctor
 from art_ext.host.commands.evaluate import evaluate
 from art_ext.host.commands.explain import explain
@@ -88,6 +89,7 @@ def cli(ctx: click.Context) -> None:
 
 for _command in (
     audit,
+    compare,
     doctor,
     evaluate,
     explain,

@@ -70,6 +70,7 @@ class RunState:
         data: digest of the data set.
         done: roles that were trained, evaluated and tracked to the end.
         finished: everything was done.
+        parent: folder of the sweep that the run is a part of.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class RunState:
     data: str
     done: list[str] = field(default_factory=list)
     finished: bool = False
+    parent: str | None = None
 
     def save(self) -> None:
         """Writes run.json.

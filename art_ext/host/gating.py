@@ -152,11 +152,6 @@ def _champion(champion: Evaluated, mine: Evaluated) -> Champion:
     theirs, ours = champion.examples, mine.examples
     same = champion.record.data.digest == mine.record.data.digest
     if same and theirs is not None and ours is not None and theirs.index.equal(ours.index):
-        clean = _pairs((ours.predicted == ours.label).tolist(), (theirs.predicted == theirs.label).tolist())
-        robust = _pairs(ours.right.tolist(), theirs.right.tolist())
+        clean = Pairs.of((ours.predicted == ours.label).tolist(), (theirs.predicted == theirs.label).tolist())
+        robust = Pairs.of(ours.right.tolist(), theirs.right.tolist())
     return Champion(champion.shown, champion.record, clean, robust)
-
-
-def _pairs(ours: list[bool], theirs: list[bool]) -> Pairs:
-    both = list(zip(ours, theirs, strict=True))
-    return Pairs(won=sum(a and not b for a, b in both), lost=sum(b and not a for a, b in both))

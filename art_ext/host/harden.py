@@ -24,11 +24,14 @@ from art_ext.secrets import masked_data
 UNDEFENDED, HARDENED = "undefended", "hardened"
 
 
-def harden(recipe: Recipe, *, output: Path | None, echo: Echo, trust: bool = False) -> None:
+def harden(
+    recipe: Recipe, *, output: Path | None, echo: Echo, trust: bool = False, parent: Path | None = None
+) -> None:
     """Trains what the recipe says, and the same network undefended; evaluates both and prints the comparison.
 
     Args:
         trust: whether code of what `model.from` names may run.
+        parent: folder of the sweep that this is a part of.
 
     Raises:
         ArtExtError: before any work for what is wrong with the recipe, the data or the folder.
@@ -38,7 +41,8 @@ def harden(recipe: Recipe, *, output: Path | None, echo: Echo, trust: bool = Fal
     with Signals().heard() as signals:
         first = Run(job.settings, job.train.seed, signals=signals)  # starts the other processes, if there are to be any
         folder = first.from_first(lambda: new_folder(output or recipe.output or default_folder(recipe.name)))
-        state = RunState(folder, str(Path.cwd()), job.data.digest)
+        above = None if parent is None else str(parent)
+        state = RunState(folder, str(Path.cwd()), job.data.digest, parent=above)
         with held(folder) if first.rank == 0 else nullcontext():
             if first.rank == 0:
                 write_atomically(folder / RECIPE, json.dumps(masked_data(job.resolved), indent=1) + "\n")
@@ -61,7 +65,8 @@ def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool
     say(f"tracking  {tracking.describe()}")
     methods: dict[str, tuple[Ingredient, ...]] = {} if job.baseline == "none" else {UNDEFENDED: ()}
     methods |= {HARDENED: job.ingredients} if job.ingredients else {UNDEFENDED: ()}
-    track, info = job.recipe.track, parent_info(job, folder, first.rank)
+    above = None if state.parent is None else Path(state.parent)
+    track, info = job.recipe.track, parent_info(job, folder, first.rank, above)
     outcomes = []
     try:
         with Family(tracking, info, experiment=track.experiment, register=track.registered_as) as family:

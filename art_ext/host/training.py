@@ -146,7 +146,7 @@ def run_info(job: Job, role: str, plan: Plan, folder: Path) -> RunInfo:
     )
 
 
-def parent_info(job: Job, folder: Path, rank: int) -> RunInfo:
+def parent_info(job: Job, folder: Path, rank: int, parent: Path | None = None) -> RunInfo:
     """The run that holds those of the roles and of the evaluation."""
     return RunInfo(
         name=job.recipe.track.run_name or job.recipe.name,
@@ -156,7 +156,8 @@ def parent_info(job: Job, folder: Path, rank: int) -> RunInfo:
         recipe=job.resolved,
         plan=job.plan(job.ingredients).describe(),
         data=job.data_facts(),
-        tags=job.catalogue.versions(named.name for named in job.ingredients),
+        tags=job.catalogue.versions(ingredient.name for ingredient in job.ingredients),
+        parent=parent,
         rank=rank,
     )
 

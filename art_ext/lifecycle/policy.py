@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -128,6 +128,12 @@ class Pairs:
 
     won: int
     lost: int
+
+    @classmethod
+    def of(cls, mine: Sequence[bool], theirs: Sequence[bool]) -> Pairs:
+        """Counted from who is right on each image."""
+        both = list(zip(mine, theirs, strict=True))
+        return cls(won=sum(a and not b for a, b in both), lost=sum(b and not a for a, b in both))
 
     @property
     def p_worse(self) -> float:
