@@ -1,0 +1,117 @@
+"""Trust checks as pure functions of counts, with figures that can be checked on paper."""
+
+import pytest
+import torch
+
+from art_ext.evaluation import trust
+from art_ext.evaluation.statistics import holm, mcnemar
+from art_ext.evaluation.trust import Suspicion, judge
+
+N = 200
+
+
+def first(count, n=N):
+    return torch.arange(n) < count
+
+
+def last(count, n=N):
+    return torch.arange(n) >= n - count
+
+
+def status(*suspicions):
+    return [check.status for check in judge(suspicions)]
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [(0, 0, 1.0), (5, 0, 1 / 32), (0, 5, 1.0), (3, 1, 5 / 16), (10, 10, 0.5 + 184756 / 2**21)],
+)
+def test_mcnemar_is_the_binomial_tail(only_first, only_second, p):
+    assert mcnemar(only_first, only_second) == pytest.approx(p)
+
+
+def test_holm_multiplies_the_smallest_by_all_and_never_falls():
+    # Holm (1979): 0.01 * 3, then max(0.03, 0.02 * 2), then max(0.04, 0.04 * 1)
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_a_check_needs_both_significance_and_a_share():
+    def suspicion(share, p):
+        return Suspicion("a", "A", "alarm", "calm", share, p)
+
+    assert status(suspicion(0.5, 1e-9)) == ["fail"]
+    assert status(suspicion(0.019, 1e-9)) == ["pass"]
+    assert status(suspicion(0.5, 0.02)) == ["pass"]
+    # 0.006 is below 0.01 alone, and not among two tests
+    assert status(suspicion(0.5, 0.006)) == ["fail"]
+    assert status(suspicion(0.5, 0.006), suspicion(0.0, 1.0)) == ["pass", "pass"]
+    check = judge([suspicion(0.5, 0.006), suspicion(0.0, 1.0)])[0]
+    assert (check.p, check.sentence) == (pytest.approx(0.012), "calm")
+
+
+def test_facts_need_no_test_and_what_was_not_run_says_so():
+    fact = Suspicion("a", "A", "alarm", "calm", 1.0)
+    warning = Suspicion("b", "B", "alarm", "calm", 1.0, severity="warn")
+    unknown = trust.not_run("c", "C", "not known")
+    assert status(fact, warning, unknown) == ["fail", "warn", "not_run"]
+    assert [check.sentence for check in judge([fact, unknown])] == ["alarm", "not known"]
+    assert judge([unknown])[0].share is None
+
+
+def test_paired_checks_look_at_what_only_one_attack_finds():
+    pairs = [
+        lambda a, b: trust.one_step_beats_many(a, b),
+        lambda a, b: trust.black_box_beats_white_box(a, b, ["square"]),
+        lambda a, b: trust.transfer_beats_white_box(a, b, ["transfer"]),
+        lambda a, b: trust.random_beats_gradients(a, b, 50),
+        lambda a, b: trust.smaller_ball_beats_larger(a, b),
+        lambda a, b: trust.saturated_logits(a, b, 0.5, 200.0),
+    ]
+    for check in pairs:
+        assert status(check(first(40), first(20))) == ["fail"]  # 20 images more, none less
+        assert status(check(first(20), first(40))) == ["pass"]
+        assert status(check(first(40), last(40))) == ["pass"]  # as many one way as the other
+        assert status(check(first(23), first(20))) == ["pass"]  # 1.5%
+
+
+def test_a_gap_of_ten_points_between_losses_is_usual():
+    assert status(trust.losses_disagree(first(40), first(20))) == ["pass"]  # 10 points
+    assert status(trust.losses_disagree(first(50), first(10))) == ["fail"]  # 20 points of 200 images
+    assert "cross-entropy alone is a weak attack" in trust.losses_disagree(first(40), first(20)).calm
+
+
+def test_counts_are_held_against_what_goes_astray_in_honest_evaluations():
+    assert status(trust.unbounded_survivors(1, 100, 1.0)) == ["pass"]
+    assert status(trust.unbounded_survivors(10, 100, 1.0)) == ["fail"]
+    assert status(trust.no_gradients(0, 100, False)) == ["pass"]
+    assert status(trust.no_gradients(100, 100, True)) == ["fail"]
+    assert "no gradient reaches the image" in trust.no_gradients(100, 100, True).alarm
+    assert status(trust.answers_vary(1, 100, 0.1)) == ["pass"]
+    assert status(trust.answers_vary(60, 100, 0.1)) == ["fail"]
+    assert status(trust.batch_matters(60, 100, 0.1)) == ["fail"]
+    assert status(trust.more_effort_finds(2, 100, "PGD")) == ["pass"]
+    assert status(trust.more_effort_finds(9, 100, "PGD")) == ["fail"]
+
+
+def test_images_seen_before_are_counted_and_silence_is_not_a_pass():
+    assert status(trust.seen_before({"training": 30, "selection": 0}, 100)) == ["fail"]
+    assert status(trust.seen_before({"training": 0}, 100)) == ["pass"]
+    assert status(trust.seen_before({}, 100)) == ["not_run"]
+
+
+def test_a_defence_without_its_attacker_fails_and_an_unknown_recipe_is_said():
+    missing = trust.adaptive_attacks({"a": ["pgd"]}, {"b": "nobody knows it"}, known=True)
+    assert status(missing) == ["fail"]
+    assert "b: nobody knows it" in judge([missing])[0].sentence
+    assert status(trust.adaptive_attacks({"a": ["pgd"]}, {}, known=True)) == ["pass"]
+    unknown = trust.adaptive_attacks({}, {}, known=False)
+    assert status(unknown) == ["not_run"]
+    assert "--recipe" in unknown.calm
+
+
+def test_guessing_on_clean_images_is_said_and_does_not_fail():
+    assert status(trust.clean_accuracy_low(11, 100, 10)) == ["warn"]
+    assert status(trust.clean_accuracy_low(60, 100, 10)) == ["pass"]
+    assert status(trust.clean_accuracy_low(80, 100, 2)) == ["pass"]
