@@ -16,6 +16,8 @@ from art_ext.types import Adversarial, Forward, Progress
 
 BNMode = Literal["eval", "train"]
 Keep = Literal["last", "best"]
+STANDING = 0.75
+"""Share of a batch that still stands, down to which those that fell are carried along: cutting costs time too."""
 
 
 class Attack(Protocol):
@@ -206,30 +208,44 @@ class PGD:
     def _once(
         self, net: Forward, x: Tensor, score: Score, keys: Keys, eps: Eps, mask: Tensor | None, best: Best | None
     ) -> Tensor:
-        """One run from one start; returns the last iterate and shows every iterate to `best`."""
+        """One run from one start; returns the last iterate and shows every iterate to `best`.
+
+        Where `best` settles, examples that did leave the work, as soon as they are a quarter of it;
+        the last iterate is that of the others then.
+        """
         walk = Walk.of(self, x, eps, mask)
         adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped or best is not None)
         velocity = torch.zeros_like(x) if self.momentum else None
         ones: Tensor | None = None
+        rows, part = torch.arange(len(x), device=x.device), best
         for step in range(self.steps):
-            if self.stop_when_wrong and best is not None and len(best.open_rows()) == 0:
-                return adv
+            if best is not None and part is not None and part.settles:
+                going = part.open_rows()
+                if len(going) <= STANDING * len(adv):
+                    rows = best.leave(rows, part, going)
+                    if len(rows) == 0:
+                        return adv
+                    part, ones = best.part(rows), None
+                    adv, walk, score, keys = adv[going], walk[going], score[going], keys[going]
+                    velocity = None if velocity is None else velocity[going]
             adv.requires_grad_()
             out = net(adv)
             value = score.value(out)
             ones = torch.ones_like(value) if ones is None else ones  # as the gradient of a sum, without the sum
             (grad,) = torch.autograd.grad(value, adv, ones)
             adv = adv.detach()
-            if best is not None:
-                best.consider(adv, value.detach(), score.wrong(out))
+            if part is not None:
+                part.consider(adv, value.detach(), score.wrong(out))
             if velocity is not None:
                 velocity.mul_(self.momentum).add_(grad / per_example(lp(grad, 1)).clamp(min=1e-12))
                 grad = velocity
-            adv = walk.step(adv, grad, self._noise(keys, step, x))
-        if best is not None:
+            adv = walk.step(adv, grad, self._noise(keys, step, adv))
+        if best is not None and part is not None:
             with torch.no_grad():
                 out = net(adv)
-            best.consider(adv, score.value(out), score.wrong(out))
+            part.consider(adv, score.value(out), score.wrong(out))
+            if part is not best:
+                best.merge(rows, part)
         return adv
 
     def _early(
@@ -373,6 +389,12 @@ class Best:
 
     def merge(self, rows: Tensor, part: Best) -> None:
         self.x[rows], self.value[rows], self.wrong[rows] = part.x, part.value, part.wrong
+
+    def leave(self, rows: Tensor, part: Best, going: Tensor) -> Tensor:
+        """Takes back a part that was cut out at `rows`; the rows of those of its examples that go on."""
+        if part is not self:
+            self.merge(rows, part)
+        return rows[going]
 
 
 def for_evaluation(attack: PGD, **changes: object) -> PGD:
