@@ -5,6 +5,8 @@ name                      paper                                              par
 ========================  =================================================  ==========  ========
 lenet5                    LeCun et al., 1998, with ReLU and max pooling          0.06 M  8x8
 small_cnn                 none; three layers, for digits                         0.03 M  8x8
+cnn4_stride               Huang et al., 2021, CAT's for MNIST                    0.38 M  8x8
+cnn4_pool                 Carlini & Wagner, 2017, for MNIST; TRADES' too         0.31 M  16x16
 vgg13_small               Simonyan & Zisserman, 2015, with batch norm            9.42 M  16x16
 preact_resnet18           He et al., 2016, Identity mappings                    11.17 M  8x8
 resnet18_cifar            He et al., 2016, Deep residual learning               11.17 M  8x8
@@ -23,6 +25,7 @@ head, which `get_classifier` gives and `reset_classifier` replaces.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,11 +37,14 @@ from art_ext.errors import ModelError
 
 __all__ = [
     "VGG",
+    "FourLayerCNN",
     "LeNet5",
     "PreActResNet",
     "ResNet",
     "SmallCNN",
     "SmallImageNetwork",
+    "cnn4_pool",
+    "cnn4_stride",
     "lenet5",
     "preact_resnet18",
     "resnet18_cifar",
@@ -231,6 +237,52 @@ class LeNet5(SmallImageNetwork):
     def pool(self, maps: Tensor) -> Tensor:
         x = self.act3(self.fc1(tiles(maps, 5).flatten(1)))
         features: Tensor = self.act4(self.fc2(x))
+        return features
+
+
+class FourLayerCNN(SmallImageNetwork):
+    """Four 3x3 convolutions of 32, 32, 64 and 64 channels with ReLU, and hidden layers: networks of papers on MNIST.
+
+    Args:
+        pooled: false: padded, and the second and fourth halve the maps by their stride, to 7x7 from
+            28x28 (Huang et al., 2021, table 5). true: not padded, with 2x2 max pooling behind the second
+            and fourth, to 4x4, and dropout between the hidden layers (Carlini & Wagner, 2017, table 1).
+        hidden: units of the layers before the head.
+        drop_rate: of that dropout; the head has none.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        in_chans: int = 3,
+        pooled: bool = False,
+        hidden: Sequence[int] = (100,),
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(num_classes, in_chans, num_features=64, head_hidden_size=hidden[-1], drop_rate=0.0)
+        self.side = 4 if pooled else 7
+        self.smallest = 16 if pooled else 8
+        layers: list[nn.Module] = []
+        for before, after, halves in ((in_chans, 32, False), (32, 32, True), (32, 64, False), (64, 64, True)):
+            stride = 2 if halves and not pooled else 1
+            layers += [nn.Conv2d(before, after, 3, stride, padding=0 if pooled else 1), nn.ReLU(inplace=True)]
+            if halves and pooled:
+                layers.append(nn.MaxPool2d(2))
+        self.layers = nn.Sequential(*layers)
+        units = [64 * self.side**2, *hidden]
+        dense: list[nn.Module] = []
+        for number, (before, after) in enumerate(itertools.pairwise(units)):
+            dense += [nn.Dropout(drop_rate)] if number else []
+            dense += [nn.Linear(before, after), nn.ReLU(inplace=True)]
+        self.dense = nn.Sequential(*dense)
+        self._finish()
+
+    def body(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.layers(x)
+        return maps
+
+    def pool(self, maps: Tensor) -> Tensor:
+        features: Tensor = self.dense(tiles(maps, self.side).flatten(1))
         return features
 
 
@@ -467,6 +519,8 @@ def _cfg(paper: str, smallest: int = SmallImageNetwork.smallest, conv: str = "co
 
 default_cfgs = {
     "lenet5": _cfg("doi:10.1109/5.726791"),
+    "cnn4_stride": _cfg("arXiv:2110.00623", conv="layers.0"),
+    "cnn4_pool": _cfg("arXiv:1608.04644", 16, "layers.0"),
     "small_cnn": _cfg("", conv="layers.0"),
     "vgg13_small": _cfg("arXiv:1409.1556", VGG.smallest, "features.0"),
     "preact_resnet18": _cfg("arXiv:1603.05027"),
@@ -500,6 +554,19 @@ def _wide(name: str, depth: int, factor: int, pretrained: bool, given: dict[str,
 def lenet5(pretrained: bool = False, **kwargs: Any) -> SmallImageNetwork:
     """LeNet-5 (LeCun et al., 1998), 61,706 parameters on one channel."""
     return _build(LeNet5, "lenet5", pretrained, kwargs)
+
+
+@register_model
+def cnn4_stride(pretrained: bool = False, **kwargs: Any) -> SmallImageNetwork:
+    """CAT's network for MNIST (Huang et al., 2021, table 5)."""
+    return _build(FourLayerCNN, "cnn4_stride", pretrained, kwargs)
+
+
+@register_model
+def cnn4_pool(pretrained: bool = False, **kwargs: Any) -> SmallImageNetwork:
+    """The network of Carlini & Wagner (2017) for MNIST, with dropout 0.5; TRADES' too."""
+    usual = {"pooled": True, "hidden": (200, 200), "drop_rate": 0.5}
+    return _build(FourLayerCNN, "cnn4_pool", pretrained, kwargs, **usual)
 
 
 @register_model

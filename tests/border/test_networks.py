@@ -57,6 +57,8 @@ def _one_thread() -> Iterator[None]:
     ("name", "channels", "expected"),
     [
         ("lenet5", 1, 61_706),  # the modern count of LeCun's "60,000 trainable parameters"
+        ("cnn4_stride", 1, 379_702),  # of convolutions 64,992, then 3136-100-10
+        ("cnn4_pool", 1, 312_202),  # of convolutions 64,992, then 1024-200-200-10
         ("vgg13_small", 3, 9_416_010),  # configuration B with biases and batch norm, head 512-10
         ("preact_resnet18", 3, 11_172_170),
         ("resnet18_cifar", 3, 11_173_962),
