@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING
 from art_ext.lazy import lazily
 
 if TYPE_CHECKING:
+    from art_ext.border.mlflow_auto import autolog
     from art_ext.host.auditing import audit, evaluate
     from art_ext.parts.ensemble import ensemble
 
-__all__ = ["audit", "ensemble", "evaluate"]
+__all__ = ["audit", "autolog", "ensemble", "evaluate"]
 
-__getattr__ = lazily(__name__, **{"parts.ensemble": ("ensemble",), "host.auditing": ("audit", "evaluate")})
+__getattr__ = lazily(
+    __name__,
+    **{
+        "border.mlflow_auto": ("autolog",),
+        "host.auditing": ("audit", "evaluate"),
+        "parts.ensemble": ("ensemble",),
+    },
+)

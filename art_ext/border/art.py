@@ -303,7 +303,9 @@ class RecipeTrainer(Trainer):
         if self.track:
             from art_ext.border.mlflow import tracker_for_trainers
 
-            observers.insert(0, tracker_for_trainers(view.classifier.model, view.facts.input_shape))
+            tracker = tracker_for_trainers(view.classifier.model, view.facts.input_shape)
+            if tracker is not None:
+                observers.insert(0, tracker)
         for observer in observers:
             observer.run_start(info)
         return observers

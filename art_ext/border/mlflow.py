@@ -22,6 +22,7 @@ import numpy.typing as npt
 import yaml
 from torch import Tensor, nn
 
+from art_ext.border.mlflow_auto import Choices, choices
 from art_ext.border.mlflow_manners import one_line
 from art_ext.border.mlflow_models import load_model, save_model
 from art_ext.border.mlflow_names import clean_name
@@ -175,14 +176,14 @@ class MLflowTracker(Observer):
         active = mlflow.active_run() if self.join_active or self.nested else None
         joined = active is not None and self.join_active
         parent = self.parent_run_id
-        if active is not None and joined:
+        if active is not None:
             self.tracking = Tracking(mlflow.get_tracking_uri())
-        elif active is not None and parent is None:
-            parent = active.info.run_id
+            parent = parent if joined else parent or active.info.run_id
         position = self._position(journal)
+        if active is not None:
+            position.experiment_id = active.info.experiment_id
         if active is not None and joined:
-            position.run_id, position.experiment_id = active.info.run_id, active.info.experiment_id
-            position.joined = True
+            position.run_id, position.joined = active.info.run_id, True
         params, long = params_of(masked_data(info.params))
         self._opening = Opening(
             masked(info.name),
@@ -379,10 +380,11 @@ class MLflowTracker(Observer):
 class _TrainerTracker(MLflowTracker):
     """For a trainer that is called directly: joins the user's run, says where, logs the network at the end."""
 
-    def __init__(self, model: nn.Module, input_shape: tuple[int, ...] | None) -> None:
-        super().__init__(resolve_tracking(None, Path.cwd()), join_active=True)
+    def __init__(self, model: nn.Module, input_shape: tuple[int, ...] | None, wanted: Choices) -> None:
+        super().__init__(resolve_tracking(wanted.uri, Path.cwd()), wanted.experiment, join_active=True)
         self.model = model
-        self.input_shape = input_shape
+        self.input_shape = input_shape if wanted.models else None
+        self.registered_as = wanted.register
 
     def run_start(self, info: RunInfo) -> None:
         super().run_start(info)
@@ -393,17 +395,20 @@ class _TrainerTracker(MLflowTracker):
         if self.run_id is not None and self.input_shape is not None:
             example = np.zeros((2, *self.input_shape), dtype=np.float32)
             self.log_model(self.model, _architecture(self.model, self.input_shape), example)
+            if self.registered_as is not None:
+                self.register(Registration(self.registered_as))
         super().run_end(metrics)
 
 
-def tracker_for_trainers(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> MLflowTracker:
-    """The tracker of a trainer that is called directly.
+def tracker_for_trainers(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> MLflowTracker | None:
+    """The tracker of a trainer that is called directly, after the choices of `autolog`; None where it is off.
 
     Args:
         model: logged at the end of the run.
         input_shape: (C, H, W); without it the network is not logged, since MLflow wants an example.
     """
-    return _TrainerTracker(model, input_shape)
+    wanted = choices()
+    return _TrainerTracker(model, input_shape, wanted) if wanted.trainings else None
 
 
 def _architecture(model: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, Any] | None:

@@ -60,7 +60,7 @@ def track_evaluation(
     record: EvaluationRecord,
     files: Mapping[str, Path],
     tracking: Tracking,
-    folder: Path,
+    folder: Path | None,
     *,
     name: str | None = None,
     experiment: str | None = None,
@@ -72,12 +72,12 @@ def track_evaluation(
     Args:
         files: by the names they get below `evaluation/`.
         name: of the run.
-        folder: where the run's outbox is kept.
+        folder: where the run's outbox is kept; None for a run that is a child of the open one, where there is one.
         parent: folder of the run that it is a part of.
         model_of: folder of the run that logged the network, to whose logged model the metrics are tied.
     """
     data, method = record.data, " + ".join(record.model.ingredients) or "none"
-    tracker = MLflowTracker(tracking, experiment, model_of=model_of)
+    tracker = MLflowTracker(tracking, experiment, model_of=model_of, nested=folder is None)
     tracker.run_start(
         RunInfo(
             name=name or f"{Path(record.model.source).name} evaluation",

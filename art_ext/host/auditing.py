@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from art_ext.border.art_evaluation import Evaluation
+from art_ext.border.mlflow_auto import choices, evaluation_folder
 from art_ext.evaluation.record import EvaluationRecord
 from art_ext.evaluation.verdict import two_lines
 from art_ext.host.evaluation_text import Progress, lines_of
 from art_ext.host.manager import default_manager
+from art_ext.lifecycle.family import track_called
 
 
 def evaluate(classifier: Any, x: Any, y: Any, *, eps: float, verbose: bool = True, **options: Any) -> EvaluationRecord:
@@ -43,8 +47,14 @@ def _run(
 ) -> EvaluationRecord:
     show = Progress() if verbose else None
     attacks = default_manager().catalogue.attacks
-    evaluation = Evaluation(classifier, x, y, eps=eps, attacks=attacks, progress=show, **options)
-    record = evaluation.run()
+    tracked = choices().evaluations
+    with evaluation_folder(options.get("folder")) if tracked else nullcontext(options.get("folder")) as folder:
+        evaluation = Evaluation(
+            classifier, x, y, eps=eps, attacks=attacks, progress=show, **{**options, "folder": folder}
+        )
+        record = evaluation.run()
+        if tracked and folder is not None:
+            track_called(record, Path(folder))
     if show is not None:
         show.end()
         for line in two_lines(record) if brief else lines_of(record):

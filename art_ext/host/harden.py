@@ -10,7 +10,7 @@ from art_ext.border.mlflow import resolve_tracking
 from art_ext.engine.run import Run
 from art_ext.engine.signals import Signals
 from art_ext.errors import Stopped
-from art_ext.evaluation.record import read_evaluation
+from art_ext.evaluation.record import FILE
 from art_ext.files import write_atomically
 from art_ext.host.folders import RECIPE, RunState, default_folder, held, new_folder
 from art_ext.host.job import Job, prepare
@@ -88,9 +88,9 @@ def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool
             if not leads:
                 return
             report(job, outcomes, folder, say)
-            family.trained(of=folder / outcomes[-1].role)
-            if (evaluated := folder / "evaluation" / outcomes[-1].role).is_dir():
-                family.evaluated(read_evaluation(evaluated), evaluated, of=folder / outcomes[-1].role)
+            role = outcomes[-1].role
+            evaluated = folder / "evaluation" / role
+            family.trained(folder / role, evaluated if (evaluated / FILE).is_file() else None)
             state.finished = True
             state.save()
     except Stopped as stop:

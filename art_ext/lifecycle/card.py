@@ -42,11 +42,11 @@ class PluginFacts:
         return f"{self.name} ({self.distribution} {self.version}, files sha256:{self.digest[:16] or 'unknown'})"
 
 
-def plugin_facts(names: Iterable[str]) -> tuple[PluginFacts, ...]:
-    """Version and digest of installed plugins, by their entry points; none is imported."""
+def plugin_facts(names: Iterable[str] | None = None) -> tuple[PluginFacts, ...]:
+    """Version and digest of the installed plugins, or of those named, by their entry points; none is imported."""
     points = {point.name: point for point in metadata.entry_points(group="art_ext")}
     found = []
-    for name in sorted(set(names)):
+    for name in sorted(points if names is None else set(names)):
         point = points.get(name)
         dist = None if point is None else point.dist
         distribution, version = ("unknown", "") if dist is None else (dist.name, dist.version)
@@ -191,7 +191,7 @@ class Card:
             [
                 f"# Robustness card: {self.origin.name}",
                 "",
-                f"**{'Trusted' if found.verdict.trusted else 'Not trusted'}.** {found.verdict.sentence}",
+                f"**{'Trusted' if found.verdict.trusted else 'Not trusted'}.** {_capital(found.verdict.sentence)}",
                 "",
                 f"| accuracy (95% interval) | this model | undefended |\n| --- | --- | --- |\n{chr(10).join(table)}",
                 "",
@@ -244,6 +244,10 @@ class Card:
         facts = ["" if origin.seed is None else f"training seed {origin.seed}", f"evaluation seed {self.record.seed}"]
         facts += [f"commit {origin.commit}" if origin.commit else "", "resolved recipe in `card.json`"]
         return "\n".join(["## Reproduce", "", *lines, "", "; ".join(filter(None, facts)).capitalize() + "."])
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _words(threat: Threat) -> str:

@@ -8,17 +8,20 @@ from types import TracebackType
 from typing import Self
 
 from art_ext.border.mlflow import MLflowTracker, Registration, Tracking
+from art_ext.border.mlflow_auto import choices
 from art_ext.border.mlflow_evaluation import attach_evaluation, points_of, track_evaluation
+from art_ext.border.mlflow_opening import command_line, commit
 from art_ext.border.mlflow_outbox import Opening, Position
 from art_ext.border.mlflow_registry import LONGEST_DESCRIPTION, describe_version, find_version
 from art_ext.border.mlflow_runs import find_run
+from art_ext.border.mlflow_where import resolve_tracking
 from art_ext.engine.observe import RunInfo
 from art_ext.errors import Stopped
-from art_ext.evaluation.record import EXAMPLES, FILE, EvaluationRecord
+from art_ext.evaluation.record import EXAMPLES, FILE, EvaluationRecord, read_evaluation
 from art_ext.files import write_atomically
 from art_ext.lifecycle.card import Card, Origin, plugin_facts
 
-__all__ = ["CARD", "Family", "publish", "publish_version"]
+__all__ = ["CARD", "Family", "publish", "publish_version", "track_called"]
 
 CARD, CARD_DATA, REPORT = "card.md", "card.json", "report.html"
 _NOT_YET = "# Robustness card: {name}\n\n**Not evaluated yet.** Run `art-ext evaluate` on it.\n"
@@ -60,21 +63,24 @@ class Family:
         else:
             self.tracker.run_failed(error)
 
-    def trained(self, of: Path) -> None:
-        """Registers the network of a run that is over, where that is asked for; its folder is RUN_DIR/hardened, say."""
+    def trained(self, of: Path, evaluation: Path | None = None) -> None:
+        """Tracks the evaluation of a run's network, and registers the network where that is asked for.
+
+        Args:
+            of: folder of the run that trained it, which is over, such as RUN_DIR/hardened.
+            evaluation: folder of its evaluation; without one the version says that it was not evaluated.
+        """
         if self.info.rank != 0:
             return
-        trained = MLflowTracker.reopened(self.tracking, of)
-        if self.register is not None and trained is not None:
-            trained.register(Registration(self.register, description=_NOT_YET.format(name=self.register)))
-            trained.close()
-            self._version = trained.version
-
-    def evaluated(self, record: EvaluationRecord, place: Path, of: Path) -> None:
-        """`publish`, with the evaluation's figures in the parent too."""
-        if self.info.rank == 0:
+        if evaluation is not None:
+            record = read_evaluation(evaluation)
             self._metrics = points_of(record)
-            publish(record, place, of, self.tracking)
+            publish(record, evaluation, of, self.tracking, register=self.register)
+        elif self.register is not None and (run := MLflowTracker.reopened(self.tracking, of)) is not None:
+            run.register(Registration(self.register, description=_NOT_YET.format(name=self.register)))
+            run.close()
+        position = Position.load(of)
+        self._version = None if position is None else position.version
 
     def links(self) -> list[str]:
         """Where to see the runs, in lines."""
@@ -88,7 +94,9 @@ class Family:
         return lines
 
 
-def publish(record: EvaluationRecord, place: Path, of: Path, tracking: Tracking) -> Card | None:
+def publish(
+    record: EvaluationRecord, place: Path, of: Path, tracking: Tracking, *, register: str | None = None
+) -> Card | None:
     """Tracks the evaluation of a run's network beside that run, and puts its card where the network is registered.
 
     The evaluation is a run of its own, a child of the same parent; its files are attached to the run
@@ -97,12 +105,15 @@ def publish(record: EvaluationRecord, place: Path, of: Path, tracking: Tracking)
     Args:
         place: folder of evaluation.json and what else is of it; card.md and card.json go there too.
         of: folder of the run that trained the network; None comes back where it was not tracked.
+        register: name to register the network under, where it is not registered.
     """
     opening, position = Opening.load(of), Position.load(of)
     trained = MLflowTracker.reopened(tracking, of)
     if opening is None or position is None or trained is None:
         return None
-    name = opening.registration.name if opening.registration is not None else opening.name
+    if opening.registration is not None:
+        register = opening.registration.name
+    name = register or opening.name
     commit, command = (opening.tags.get(key, "") for key in ("mlflow.source.git.commit", "art_ext.command"))
     card, files = _write_card(record, place, name, command, commit)
     track_evaluation(
@@ -116,8 +127,8 @@ def publish(record: EvaluationRecord, place: Path, of: Path, tracking: Tracking)
         model_of=of,
     )
     attach_evaluation(trained, files)
-    if opening.registration is not None:
-        trained.register(_registration(opening.registration.name, card))
+    if register is not None:
+        trained.register(_registration(register, card))
     trained.close()
     return card
 
@@ -141,12 +152,23 @@ def publish_version(record: EvaluationRecord, place: Path, address: str, trackin
     return card
 
 
+def track_called(record: EvaluationRecord, place: Path) -> None:
+    """Tracks an evaluation that was called from Python, with its card, after the choices of `autolog`.
+
+    It goes into a run of its own; a child of the run that is open, where there is one.
+    """
+    wanted = choices()
+    _, files = _write_card(record, place, record.model.source, command_line(), commit() or "")
+    track_evaluation(record, files, resolve_tracking(wanted.uri, Path.cwd()), None, experiment=wanted.experiment)
+
+
 def _write_card(
     record: EvaluationRecord, place: Path, name: str, command: str, commit: str
 ) -> tuple[Card, dict[str, Path]]:
     recipe = record.model.recipe or {}
     seed = recipe.get("train", {}).get("seed")
-    card = Card(record, Origin(name, command, commit, seed, recipe, plugin_facts(record.model.plugins)))
+    plugins = plugin_facts(recipe.get("plugins") or None)
+    card = Card(record, Origin(name, command, commit, seed, recipe, plugins))
     write_atomically(place / CARD, card.markdown())
     write_atomically(place / CARD_DATA, json.dumps(card.as_record(), indent=1) + "\n")
     files = {name: place / name for name in (FILE, EXAMPLES, REPORT, CARD, CARD_DATA)}
