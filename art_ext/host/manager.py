@@ -278,11 +278,13 @@ class PluginManager:
     def observers(self, run: RunInfo) -> list[Observer]:
         """The plugins' observers of a run; a plugin that fails here is left out with a warning."""
         from art_ext.engine.observe import Observer
+        from art_ext.host.guarded import Guarded
 
         found: list[Observer] = []
         for record in self._loaded():
             try:
-                found += self._call(record, "art_ext_observers", Observer, run=run)
+                made = self._call(record, "art_ext_observers", Observer, run=run)
+                found += [Guarded(observer, record.name) for observer in made]
             except _Failed as failure:
                 self._break(record, failure.cause)
                 warnings.warn(f"plugin {record.name} does not observe this run: {failure.cause}", stacklevel=2)
@@ -324,12 +326,15 @@ class PluginManager:
                     raise ConfigError(f"{who}: {unknown('plugin', name, known)}")
 
     def _register(self, record: _Record) -> None:
+        from art_ext.host.guarded import TooLong, limited
+
         try:
-            record.plugin = record.load()
+            with limited("its import"):
+                record.plugin = record.load()
             self._refuse_unmarked(record.plugin)
             self._pluggy.register(record.plugin, record.name)
             self._check_pending(record)
-        except (Exception, SystemExit) as error:  # whatever a stranger's module does, the others go on
+        except (Exception, SystemExit, TooLong) as error:  # whatever a stranger's module does, the others go on
             self._break(record, _cause(error))
 
     @staticmethod
@@ -354,12 +359,14 @@ class PluginManager:
 
     def _ask_offers(self, record: _Record) -> None:
         from art_ext.data.entry import DatasetEntry
+        from art_ext.host.guarded import guarded
 
         kinds = {"attacks": AttackEntry, "datasets": DatasetEntry, "models": ModelEntry}
         try:
             record.offers["ingredients"] = tuple(self._ask_ingredients(record))
             for kind, entry in kinds.items():
-                record.offers[kind] = tuple(self._call(record, f"art_ext_{kind}", entry))
+                given: list[Any] = self._call(record, f"art_ext_{kind}", entry)
+                record.offers[kind] = tuple(guarded(item, record.name) for item in given)
             for items in record.offers.values():
                 for item in items:
                     if not isinstance(item.name, str) or _NAME.fullmatch(item.name) is None:
@@ -380,10 +387,15 @@ class PluginManager:
 
     def _call(self, record: _Record, hook: str, kind: type[_T], **arguments: object) -> list[_T]:
         """One plugin's values of a hook, each checked to be a `kind`."""
+        from art_ext.host.guarded import TooLong, limited
+
         others = [p for p in self._pluggy.get_plugins() if p is not record.plugin]
         caller = self._pluggy.subset_hook_caller(hook, others)
         try:
-            values = [item for given in caller(**arguments) for item in given]
+            with limited(hook):
+                values = [item for given in caller(**arguments) for item in given]
+        except TooLong as error:
+            raise _Failed(str(error)) from error
         except (Exception, SystemExit) as error:
             raise _Failed(f"{hook} failed: {_cause(error)}") from error
         for value in values:
@@ -488,8 +500,12 @@ def _way_out(record: _Record) -> str:
 
 
 def _cause(error: BaseException) -> str:
+    from art_ext.host.guarded import TooLong
+
     if isinstance(error, _Failed):
         return error.cause
+    if isinstance(error, TooLong):
+        return str(error)
     text = one_line(str(error))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
