@@ -32,7 +32,7 @@ from art_ext.host.manager import Catalogue, default_manager
 from art_ext.host.models import OpenedModel, open_model
 from art_ext.host.publishing import publish_evaluation
 from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
-from art_ext.host.trained import trained
+from art_ext.host.trained import role_of, trained
 from art_ext.plan import Plan
 from art_ext.types import Facts
 
@@ -198,7 +198,8 @@ def evaluate(request: Request, echo: Echo, *, brief: bool = False) -> Evaluation
         return None
     record = evaluation.run()
     show.end()
-    left = trained(request.model, found.opened, found.catalogue, found.recipe, evaluation)
+    head = None if found.recipe is None else found.recipe.model.head
+    left = trained(role_of(request.model), found.opened.module, evaluation, head)
     page = report_on(evaluation, record, last=left.last, journals=left.journals)
     for line in two_lines(record) if brief else lines_of(record):
         echo(line)

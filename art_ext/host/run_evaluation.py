@@ -18,6 +18,7 @@ from art_ext.evaluation.suites import suite_named
 from art_ext.host.evaluating import named_attacks
 from art_ext.host.evaluation_text import Progress
 from art_ext.host.job import Job
+from art_ext.host.trained import trained
 from art_ext.ingredient import Ingredient
 from art_ext.plan import Plan
 from art_ext.secrets import masked_data
@@ -78,6 +79,7 @@ def evaluate_run(
         notes=notes,
     )
     record = evaluation.run()
-    page = report_on(evaluation, record, journals=journals)
+    left = trained(run_folder / role, net.module, evaluation, head)
+    page = report_on(evaluation, record, last=left.last, journals=journals or left.journals)
     show.end()
     return record, page
