@@ -70,7 +70,9 @@ class Campaign:
             clock=self.clock,
             progress=progress,
         )
-        self.predicted, self.confidence, self._gaps = self._look(n_classes, batch_size)
+        with torch.random.fork_rng(devices=[]):  # for networks that draw from torch's generator
+            torch.manual_seed(evaluator.seed)
+            self.predicted, self.confidence, self._scales = self._look(n_classes, batch_size)
         self.right = self.predicted == self.y
         self.standing, self.active = self.right.clone(), torch.zeros_like(self.right)
 
@@ -88,8 +90,6 @@ class Campaign:
         self.clock.work_left = sum(attack.cost * count for attack in self.planned)
         for number, attack in enumerate(self.planned):
             todo = self._owed(attack) & asked
-            if attack.name == names.RESCALED and not bool((self._gaps[todo] < 1).any()):
-                continue  # nothing to rescale: it would be the same attack again
             trial = self.trials.run(attack, todo.nonzero().squeeze(1), number + 1, len(self.planned))
             self.standing &= ~(trial.fell(self.y) & asked)
             if self.clock.over or enough():
@@ -116,9 +116,8 @@ class Campaign:
         late = []
         for attack in self.planned:
             trial = self.found.get(attack.name)
-            if trial is None:
-                late += [] if attack.name == names.RESCALED else [attack.name]
-            elif trial.error is None and bool((self._owed(attack) & self.active & ~trial.done).any()):
+            owed = self._owed(attack) & self.active
+            if trial is None or (trial.error is None and bool((owed & ~trial.done).any())):
                 late.append(attack.name)
         return late
 
@@ -144,12 +143,16 @@ class Campaign:
         )
 
     def _owed(self, attack: Planned) -> Tensor:
+        if attack.name == names.RESCALED:  # with nothing to rescale it would be the same attack again
+            return self.right & (self._scales < 1)
         return self.right if attack.everywhere or not attack.bounded(self.threat) else self.standing
 
     def _result(self, trial: Trial) -> AttackResult:
         whole = trial.planned.everywhere or not trial.bounded
         lost = trial.fell(self.y) if trial.bounded else trial.changed(self.y)
         # images that it was not run on had fallen, or its turn never came
+        if trial.planned.name == names.RESCALED:
+            lost = lost | (self.fell(names.MANY_STEPS) & ~trial.done)
         kept = self.right & ~lost & (trial.done | self.standing | torch.full_like(lost, whole))
         estimate = self.estimate(kept)
         return AttackResult(

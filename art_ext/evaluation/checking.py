@@ -120,7 +120,8 @@ class Checking:
             return [trust.not_run("zero_gradients", title, "no clean image is right, so there is none to look at")]
         found = gradients(self.campaign.evaluator, self.campaign.threat, index)
         gap, vanished = float(found.gap.median()), float(found.vanished.double().mean())
-        rescaled = self.campaign.fell(names.RESCALED)[rows] if names.RESCALED in self.campaign.found else many
+        trial = self.campaign.found.get(names.RESCALED)
+        rescaled = many if trial is None else torch.where(trial.done[rows], trial.fell(self.campaign.y)[rows], many)
         return [
             trust.no_gradients(int(found.zero.sum()), len(index), found.cut),
             trust.saturated_logits(rescaled, many, vanished, gap),

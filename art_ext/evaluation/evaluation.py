@@ -160,6 +160,11 @@ class Evaluation:
         """
         if self.options.shard is not None:
             raise ConfigError("a shard runs attack() alone; then run the evaluation without it in the same folder")
+        with torch.random.fork_rng(devices=[]):  # for networks that draw from torch's generator
+            torch.manual_seed(self.options.seed)
+            return self._run()
+
+    def _run(self) -> EvaluationRecord:
         self.attack()
         campaign = self.campaign
         suite, known = self.options.suite, self.subject.known

@@ -94,7 +94,7 @@ def core(threat: Threat, tries: int, *, random: bool = False) -> list[Planned]:
     """
     ball, clip = threat.ball(), threat.clip
     pgd = PGD(ball, STEPS, clip=clip)
-    half = replace(pgd, norm=norm_named(threat.norm, threat.eps / 2), objective=cw)
+    half = replace(pgd, norm=norm_named(threat.norm, threat.eps / 2), steps=STEPS // 2, objective=cw)
     one_step = PGD(ball, 1, threat.eps, start=ZeroStart(), clip=clip)
     found = [
         Planned(ONE_STEP, for_evaluation(one_step), "gradient", True),
@@ -110,13 +110,14 @@ def core(threat: Threat, tries: int, *, random: bool = False) -> list[Planned]:
 
 
 def effort(threat: Threat, steps: int, restarts: int) -> list[Planned]:
-    """Far more steps and other restarts, on what stood everything: what an evaluation that is not done would find."""
-    pgd = PGD(threat.ball(), steps, restarts=restarts, clip=threat.clip)
-    margin = replace(pgd, restarts=restarts + 1)  # other noise than any attack before
-    return [
-        Planned(EFFORT, for_evaluation(margin, objective=cw), "gradient"),
-        Planned(f"{EFFORT}_ce", for_evaluation(margin, objective=ce), "gradient"),
-    ]
+    """More steps and other starts, on what stood everything: what an evaluation that is not done would find.
+
+    One start more than `restarts`, since the first is that of the attacks before; with two or more, also on
+    cross-entropy.
+    """
+    pgd = PGD(threat.ball(), steps, restarts=restarts + 1, clip=threat.clip)
+    objectives = [(EFFORT, cw), (f"{EFFORT}_ce", ce)][: 1 if restarts < 2 else 2]
+    return [Planned(name, for_evaluation(pgd, objective=objective), "gradient") for name, objective in objectives]
 
 
 def build_lineup(
