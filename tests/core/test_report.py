@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from art_ext.engine import checkpoint
 from art_ext.engine.net import Net
-from art_ext.errors import DataError
+from art_ext.errors import ConfigError, DataError
+from art_ext.evaluation.evaluation import Evaluation, Options
 from art_ext.evaluation.record import (
     AttackResult,
     Baseline,
@@ -28,15 +30,28 @@ from art_ext.evaluation.record import (
     Verdict,
 )
 from art_ext.evaluation.rejection import roc_auc
-from art_ext.evaluation.report import Material, collect, read_material, rebuild_report, write_report
+from art_ext.evaluation.report import (
+    Material,
+    collect,
+    material_of,
+    read_material,
+    rebuild_report,
+    report_on,
+    write_report,
+)
 from art_ext.evaluation.report import formulas as f
 from art_ext.evaluation.report.material import Training
+from art_ext.evaluation.subject import Rows, Subject
 from art_ext.evaluation.suite import Evaluator
+from art_ext.evaluation.suites import QUICK
 from art_ext.evaluation.threat import Threat
+from art_ext.host.cli import main
+from art_ext.host.trained import role_of, trained
 from art_ext.parts.attacks import PGD
 from art_ext.parts.detectors import Detector
 from art_ext.parts.ensemble import Ensemble
-from art_ext.types import Adversarial
+from art_ext.plan import Plan
+from art_ext.types import Adversarial, Facts
 
 CHROMIUM = shutil.which("chromium")
 THREAT = Threat("linf", 0.2)
@@ -268,6 +283,51 @@ def test_figures_do_not_depend_on_how_many_passes_came_before():
     assert torch.equal(first.gallery.adversarial, second.gallery.adversarial)
 
 
+def evaluation(**more) -> Evaluation:
+    x, y = images()
+    plan = Plan.of((), Facts(4, (1, 4, 4)))
+    subject = Subject(Net(Small()), plan, ModelInfo("small", "sha256:0"))
+    return Evaluation(subject, Rows(x, y), THREAT, Options(QUICK, seed=1), **more)
+
+
+def test_an_evaluation_gives_its_held_out_images_and_its_undefended_network():
+    x, y = images(40)
+    found = evaluation(calibration=Rows(x, y), baseline=Net(Small(7)), seen={"training": Rows(x, y)})
+    before = dataclasses.replace(found.evaluator.spent)
+    material = material_of(found)
+    assert material.missing == {}
+    (scores,) = material.scores
+    assert scores.detector == "confidence"
+    assert 0.25 < scores.threshold < 1
+    assert material.transfer is not None
+    assert {heat.part for heat in material.heatmaps} == {"test", "train"}
+    assert found.evaluator.spent == before  # the figures' passes are not the evaluation's
+
+
+def test_a_report_needs_a_folder():
+    with pytest.raises(ConfigError, match="folder"):
+        report_on(evaluation(), record())
+
+
+def test_a_run_s_folder_gives_the_last_epoch_and_its_journals(tmp_path):
+    role = tmp_path / "hardened"
+    for name, seed, epoch in (("best.pt", 0, 3), ("last.pt", 9, 5)):
+        checkpoint.save(role / name, {"net": Small(seed).state_dict(), "epoch": epoch, "step": epoch})
+    (role / "metrics.jsonl").touch()
+    assert role_of(str(tmp_path)) == role_of(str(role)) == role
+    assert role_of(str(tmp_path / "elsewhere.pt")) is None
+    best = Small(0)
+    left = trained(role, best, evaluation())
+    assert torch.equal(left.last.module.fc.weight, Small(9).fc.weight)
+    assert torch.equal(best.fc.weight, Small(0).fc.weight)
+    assert left.journals == {"hardened": role / "metrics.jsonl"}
+    checkpoint.save(role / "last.pt", {"net": {}, "epoch": 5, "step": 5})
+    assert trained(role, best, evaluation()).last is None
+    checkpoint.save(role / "last.pt", {"net": Small(9).state_dict(), "epoch": 3, "step": 3})
+    assert trained(role, best, evaluation()).last is None  # the best epoch is the last
+    assert trained(None, best, evaluation()).journals == {}
+
+
 # the page
 
 ODD = "<script>alert('x')</script> $1_a$"
@@ -423,6 +483,24 @@ def test_a_report_is_the_same_when_it_is_built_again(page):
     record().write(page.parent)
     again = rebuild_report(page.parent, compare={"PGD-AT": record(True)})
     assert again.read_text() == before
+
+
+def test_the_command_writes_it_again_beside_others(tmp_path, capsys):
+    for name in ("own", "other"):
+        record().write(tmp_path / name)
+    own, other = str(tmp_path / "own"), str(tmp_path / "other")
+    assert command("report", own, "--compare", f"PGD-AT, 24 epochs={other}") == 0
+    assert "PGD-AT, 24 epochs" in (tmp_path / "own" / "report.html").read_text()
+    assert "report.html" in capsys.readouterr().out
+    for given, said in ((other, "NAME=FOLDER"), (f"a={tmp_path / 'no'}", "cannot read the evaluation")):
+        assert command("report", own, "--compare", given) != 0
+        assert said in capsys.readouterr().err
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    return int(stop.value.code or 0)
 
 
 def test_a_folder_without_figures_gives_a_report_without_them(tmp_path):
