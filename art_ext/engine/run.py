@@ -284,6 +284,18 @@ class Run:
         made: T = box[0]
         return made
 
+    def own(self, n: int) -> Tensor:
+        """(n,) bool: which of n examples this process evaluates: every world-th, from its rank on."""
+        return torch.arange(n) % self.world == self.rank
+
+    def anywhere(self, found: Tensor) -> Tensor:
+        """(n,) bool: what is true on any process."""
+        if self.world == 1:
+            return found
+        known = found.to(torch.uint8)
+        dist.all_reduce(known, op=dist.ReduceOp.MAX, group=self.control)
+        return known.bool()
+
     def agreed(self, due: bool) -> tuple[int, bool]:
         """(a signal that any process heard or 0, whether a checkpoint is due), the same on all processes.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from art_ext.data.images import Images
 from art_ext.engine.freeze import Crafter, frozen
 from art_ext.engine.net import Net, in_channels_last
+from art_ext.engine.run import Run
 from art_ext.errors import ConfigError
 from art_ext.evaluation.counting import Counted, Spent
 from art_ext.evaluation.rejection import thresholded_robust_error
@@ -229,6 +230,7 @@ class HeldOut:
     Args:
         threat: None leaves the robust score out.
         steps: of the adversary.
+        run: whose processes share the work.
     """
 
     def __init__(
@@ -241,17 +243,27 @@ class HeldOut:
         seed: int = 0,
         steps: int = 10,
         device: torch.device | None = None,
+        run: Run | None = None,
     ) -> None:
-        self.images, self.y, self.seed, self.device = images, y, seed, device
+        self.images, self.y, self.seed, self.device, self.run = images, y, seed, device, run
         self.attack = informed(plan, threat, steps)[0] if threat is not None else None
         self.rejecting = evading(plan, threat, steps) if threat is not None else None
 
     def __call__(self, net: Net, parts: Parts, epoch: int) -> Scores:
         evaluator = Evaluator(net, self.images, self.y, seed=self.seed, device=self.device)
         clean = evaluator.clean().value
-        robust = evaluator.under(*self.attack).value if self.attack is not None else None
+        robust = under_shared(evaluator, *self.attack, self.run).value if self.attack is not None else None
         kept = thresholded_accuracy(evaluator, *self.rejecting) if self.rejecting is not None else None
         return Scores(clean, robust, len(self.y), kept)
+
+
+def under_shared(evaluator: Evaluator, name: str, attack: Attack, run: Run | None) -> Accuracy:
+    """`Evaluator.under` by all processes of a run, each on its share of the examples; the same on all of them."""
+    if run is None or run.world == 1:
+        return evaluator.under(name, attack)
+    right = evaluator.clean().right
+    row = evaluator.under(name, attack, standing=right & run.own(len(right)))
+    return replace(row, right=run.anywhere(row.right))
 
 
 def worst(rows: Sequence[Accuracy]) -> Tensor:

@@ -16,6 +16,7 @@ from art_ext.evaluation.figures import Gallery, comparison
 from art_ext.evaluation.rejection import Rejection
 from art_ext.evaluation.suite import TPR, Accuracy, Evaluator, Threat, evading, worst
 from art_ext.evaluation.verdict import two_lines
+from art_ext.files import replacing, write_atomically
 from art_ext.host.job import Job
 from art_ext.host.run_evaluation import evaluate_run
 from art_ext.parts.detectors import threshold_at
@@ -94,9 +95,10 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
         }
         for outcome in outcomes
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_atomically(folder / "result.json", json.dumps(result, indent=1) + "\n")
     figure = picture(job, outcomes)
-    figure.savefig(folder / "result.png")
+    with replacing(folder / "result.png") as part:
+        figure.savefig(part, format="png")
     for outcome in outcomes[-1:]:
         if outcome.tracker is not None:
             outcome.tracker.attach_figure("result.png", figure)

@@ -62,7 +62,8 @@ def train(
     try:
         for observer in observers:
             observer.run_start(info)
-        outcome = _fit(job, role, plan, net, run, folder, observers, resume=resume)
+        with run.together():
+            outcome = _fit(job, role, plan, net, run, folder, observers, resume=resume)
         outcome.tracker = tracker
         detectors = fit_detectors(plan, net, job.training, job.held_out, run.device)
         if tracker is not None:
@@ -96,7 +97,7 @@ def _fit(
 ) -> Outcome:
     train = job.train
     torch.manual_seed(train.seed)
-    held_out = HeldOut(plan, job.held_out.x, job.held_out.y, job.threat, seed=train.seed, device=run.device)
+    held_out = HeldOut(plan, job.held_out.x, job.held_out.y, job.threat, seed=train.seed, device=run.device, run=run)
     fit = Fit(
         plan,
         net,
@@ -114,7 +115,7 @@ def _fit(
     if not history.epochs and run.rank == 0:
         checkpoint.save(folder / "best.pt", {"net": net.module.state_dict(), "epoch": 0, "step": 0})
     attacks, last = job.attacks(plan), []
-    kept = Rows(folder / "rows.pt", writes=run.rank == 0)
+    kept = Rows(folder / "rows.pt", run)
     evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
     rows = kept.run(f"epoch {len(history.epochs)}", evaluator, attacks)
     if history.best_epoch != len(history.epochs):

@@ -67,7 +67,7 @@ def train(name, devices):
     run = Run(RunSettings(accelerator="cpu", devices=devices, precision=precision), SEED)
     plan = Plan.of([method, Spy()], Facts(3, (1, 7, 7)))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    validate = HeldOut(plan, *data(), Threat("linf", 0.1), steps=2)
+    validate = HeldOut(plan, *data(), Threat("linf", 0.1), steps=2, run=run)
     fit = Fit(plan, net, optimizer, run, epochs=3, validate=validate)
     if name == "batch norm unshared":
         run.share_statistics = lambda net: None
