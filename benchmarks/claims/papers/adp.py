@@ -82,7 +82,7 @@ ADP = Paper(
         ),
         Claim(
             "adp-alpha-needed",
-            "theorem 1",
+            "slides, theory",
             "Without alpha there is no lasting diversity: members go to one-hot, the entropy is below ADP's.",
             (Term(adp, entropy), Term(adp_beta, entropy)),
             ABOVE,

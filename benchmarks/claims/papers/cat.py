@@ -46,7 +46,7 @@ CAT = Paper(
         ),
         Claim(
             "cat-mask-falls-in-training",
-            "equation (14)",
+            "no result of the paper, but what equation (14) suggests",
             "The mean of the mask falls over training.",
             (Term(cat, mask_last), Term(cat, mask_first)),
             BELOW,
@@ -60,7 +60,7 @@ CAT = Paper(
         ),
         Claim(
             "cat-calibrated-class",
-            "equation (14)",
+            "no result of the paper, but what equation (14) is for",
             "The true class is more probable on calibrated than on full adversarial examples.",
             (Term(cat, p_calibrated), Term(cat, p_full)),
             ABOVE,

@@ -63,14 +63,14 @@ MMC = Paper(
         ),
         Claim(
             "mmc-dense",
-            "section on sample density",
+            "slides, sample density",
             "Features concentrate: a smaller share of their variance lies within classes than with CE.",
             (Term(mmc, within_class), Term(standard, within_class)),
             BELOW,
         ),
         Claim(
             "mmc-near-centers",
-            "section on sample density",
+            "slides, sample density",
             "Features lie near their centre: the mean distance is below half of s.",
             (Term(mmc, distance_to_center),),
             Claimed("below", 0.5),

@@ -83,7 +83,7 @@ RCE = Paper(
         ),
         Claim(
             "rce-white-box",
-            "slides, C&W-wb",
+            "slides, white-box attack",
             "An attack that also fools K-density (C&W-wb) needs a larger L2 distance than with CE.",
             (Term(rce, white_box_distance), Term(standard, white_box_distance)),
             ABOVE,

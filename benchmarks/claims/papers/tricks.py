@@ -39,7 +39,7 @@ def decays(name: str, high: Training, low: Training, said: str) -> Claim:
 def nothing(name: str, training: Training, said: str, figure: str) -> Claim:
     return Claim(
         f"tricks-{name}",
-        "table 1: warm-up",
+        "table of warm-ups",
         f"{said} changes robust accuracy by less than 2 points.",
         (Term(training, robust()), Term(pgd_at, robust())),
         within(0.02),
