@@ -108,7 +108,7 @@ class Step:
             name: View(out, y, self.parts.target(y, k, delta))
             for out, (name, (_, y, delta)) in zip(outs, parts.items(), strict=True)
         }
-        self._count_correct(made)
+        self._count(made)
         return Views(made.get("clean"), made.get("adv"))
 
     def risk(self, adv: Adversarial | None = None) -> Tensor:
@@ -218,7 +218,11 @@ class Step:
         self.run.step_optimizer(module, optimizer)
 
     @torch.no_grad()
-    def _count_correct(self, views: Mapping[str, View]) -> None:
+    def _count(self, views: Mapping[str, View]) -> None:
+        """Logs who is right, and what the criterion measures: its mean over all parts, as a sum over the batch."""
+        criterion, seen = self.parts.criterion, sum(len(view.y) for view in views.values())
         for name, view in views.items():
             self.log(f"correct/{name}", (view.out.logits.argmax(1) == view.y).sum())
             self.log(f"rows/{name}", torch.full((), len(view.y), device=view.y.device))
+            for what, values in criterion.measures(view.out, view.target).items():
+                self.log(f"{criterion.name}/{what}", values.sum() * (len(self.x) / seen))

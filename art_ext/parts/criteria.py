@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
@@ -30,6 +31,10 @@ class Criterion:
     def __call__(self, out: Outputs, target: Tensor) -> Tensor:
         """(N,) the loss of each example."""
         raise NotImplementedError
+
+    def measures(self, out: Outputs, target: Tensor) -> Mapping[str, Tensor]:
+        """What an epoch shows beside the loss, such as its parts: (N,) each, by name; asked without gradients."""
+        return {}
 
     def __str__(self) -> str:
         return self.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from art_ext.api import (
     cw,
     margin,
 )
-from art_ext_adp.losses import adp_loss, member_ce, member_margin
+from art_ext_adp.losses import adp_loss, ensemble_entropy, log_diversity, member_ce, member_margin
 
 MEMBERS = frozenset({"members"})
 
@@ -70,6 +71,15 @@ class ADPLoss(Criterion):
                 stacklevel=2,
             )
         return adp_loss(members, target, self.alpha, self.beta, self.label_smooth)
+
+    def measures(self, out: Outputs, target: Tensor) -> Mapping[str, Tensor]:
+        """"cross_entropy" summed over the members, "ensemble_entropy" H(Fbar), and "log_diversity"."""
+        members = out.extras["members"]
+        return {
+            "cross_entropy": member_ce(members, target, self.label_smooth),
+            "ensemble_entropy": ensemble_entropy(members),
+            "log_diversity": log_diversity(members, target),
+        }
 
     def __str__(self) -> str:
         smooth = "" if self.label_smooth == 1 else f", true class {self.label_smooth:g}"

@@ -298,6 +298,10 @@ def test_art_trains_an_ensemble_in_place_and_its_predictions_are_log_probabiliti
     trainer.fit(x.numpy(), y.numpy(), nb_epochs=30, batch_size=8)
     assert [part.training for part in model.modules()] == modes
     assert art.model is model
+    shown = {name: trainer.history.epochs[-1].metrics[f"train/{name}"] for name in (
+        "loss", "adp/cross_entropy", "adp/ensemble_entropy", "adp/log_diversity")}  # fmt: skip
+    parts = shown["adp/cross_entropy"] - shown["adp/ensemble_entropy"] - 0.5 * shown["adp/log_diversity"]
+    assert parts == pytest.approx(shown["loss"], abs=1e-4), "the loss is made of what is shown"
     predictions = art.predict(x.numpy())
     np.testing.assert_allclose(np.exp(predictions).sum(1), 1, rtol=1e-5)
     assert (predictions.argmax(1) == y.numpy()).mean() > 0.9

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from art.estimators.classification import PyTorchClassifier
+from tiny import plain_network
 from torch import nn
 
 import art_ext_mmc as mmc
@@ -55,11 +56,6 @@ def close(got, expected, entry, kind=None):
         torch.testing.assert_close(got.double(), expected, rtol=loose["rtol"], atol=loose["atol"])
 
 
-def network(n_classes=4, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, n_classes))
-
-
 def data(n=24, n_classes=4):
     generator = torch.Generator().manual_seed(1)
     return torch.rand(n, 1, 6, 6, generator=generator), torch.arange(n) % n_classes
@@ -68,7 +64,7 @@ def data(n=24, n_classes=4):
 def fixed(ingredient=None, n_classes=4):
     """A network after the ingredient's surgery."""
     plan = Plan.of([ingredient or mmc.MMC(dim=8)], Facts(n_classes, (1, 6, 6)))
-    return plan.operate(network(n_classes)), plan
+    return plan.operate(plain_network(n_classes)), plan
 
 
 # ------------------------------------------------------------------------------------- formulas
@@ -423,7 +419,7 @@ def test_training_is_the_plain_loop(targeted, form):
     x, y = data()
     eps, steps, lr, epochs = 0.1, 3, 0.02, 2
     plan = Plan.of([PGDAT(eps=eps, steps=steps, random_target=targeted), mmc.MMC(dim=8, form=form)], FACTS)
-    ours, plain = (plan.operate(network()).double() for _ in range(2))
+    ours, plain = (plan.operate(plain_network()).double() for _ in range(2))
     optimizer = torch.optim.SGD(ours.parameters(), lr=lr, momentum=0.9)
     batches = ArrayBatches(x, y, 8, 0)
     fit = Fit(plan, Net(ours), optimizer, Run(RunSettings(precision="64-true"), 0, torch.device("cpu")), epochs=epochs)
@@ -466,7 +462,7 @@ def test_every_ingredient_trains_alone_and_with_pgd_at(ingredient):
     x, y = data()
     for others in ([], [PGDAT(eps=0.1, steps=2)]):
         plan = Plan.of([ingredient, *others], FACTS)
-        model = plan.operate(network())
+        model = plan.operate(plain_network())
         before = {name: value.clone() for name, value in model.state_dict().items()}
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         net = Net(model, wanted=plan.compose().needs)
@@ -481,7 +477,7 @@ def test_every_ingredient_trains_alone_and_with_pgd_at(ingredient):
 
 
 def classifier(n_classes=3):
-    model = network(n_classes)
+    model = plain_network(n_classes)
     return PyTorchClassifier(
         model, nn.CrossEntropyLoss(), (1, 6, 6), n_classes,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.003, momentum=0.9), clip_values=(0, 1),

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from art.estimators.classification import PyTorchClassifier
+from tiny import plain_network
 from torch import nn
 
 import art_ext_rce as rce
@@ -51,11 +52,6 @@ def close(got, expected, entry, kind=None):
     else:
         loose = entry["tolerance_float32"]
         torch.testing.assert_close(got.double(), expected, rtol=loose["rtol"], atol=loose["atol"])
-
-
-def network(n_classes=4, seed=0):
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, n_classes))
 
 
 def data(n=24, n_classes=4):
@@ -213,7 +209,7 @@ def test_impossible_options_are_refused(fields):
 
 
 def test_the_network_answers_in_reversed_logits_and_features_come_before_the_sign():
-    model, plan = network(), Plan.of([rce.RCE()], FACTS)
+    model, plan = plain_network(), Plan.of([rce.RCE()], FACTS)
     x, _ = data(3)
     before, features = model(x), model[:-1](x)
     assert plan.operate(model) is model
@@ -434,7 +430,7 @@ def test_training_is_the_plain_loop(temperature):
     x, y = data()
     eps, steps, lr, epochs = 0.1, 3, 0.1, 2
     plan = Plan.of([PGDAT(eps=eps, steps=steps), rce.RCE(train_temperature=temperature)], FACTS)
-    ours, plain = plan.operate(network()).double(), network().double()
+    ours, plain = plan.operate(plain_network()).double(), plain_network().double()
     optimizer = torch.optim.SGD(ours.parameters(), lr=lr, momentum=0.9)
     batches, run = ArrayBatches(x, y, 8, 0), Run(RunSettings(precision="64-true"), 0, torch.device("cpu"))
     net = Net(ours, head=find_head(ours, FACTS)[1], wanted=plan.compose().needs)
@@ -465,7 +461,7 @@ def test_training_is_the_plain_loop(temperature):
 
 
 def classifier(n_classes=3):
-    model = network(n_classes)
+    model = plain_network(n_classes)
     return PyTorchClassifier(
         model, nn.CrossEntropyLoss(), (1, 6, 6), n_classes,
         optimizer=torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), clip_values=(0, 1),

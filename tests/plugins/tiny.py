@@ -26,6 +26,13 @@ def network(*, norm=True):
         return nn.Sequential(body, nn.Linear(16, 3)).double()
 
 
+def plain_network(n_classes=4, seed=0):
+    """A convolution and a linear head of 64 features, for images (1, 6, 6), in float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, n_classes))
+
+
 def data(n=24):
     y = torch.arange(n) % 3
     x = torch.rand(n, 1, 6, 6, dtype=torch.float32, generator=torch.Generator().manual_seed(1))
