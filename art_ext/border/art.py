@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -133,6 +134,8 @@ class RecipeTrainer(Trainer):
         seed: of batch order, noise and dropout; torch's global generator is left as it was.
         settings: devices, precision and speed.
         callbacks: observers of the run, after the built-in ones.
+        folder: where the fit keeps its state, so that it can go on after the process has ended.
+        resume: goes on with the interrupted fit in the folder, bit for bit on a CPU; where there is none, begins.
 
     Raises:
         ComposeError: when the ingredients contradict each other.
@@ -141,7 +144,9 @@ class RecipeTrainer(Trainer):
         ModelError: for a classifier without optimizer, or one whose network cannot be trained.
     """
 
-    trainer_params: ClassVar[list[str]] = ["attack", "track", "verbose", "seed", "settings", "callbacks"]
+    trainer_params: ClassVar[list[str]] = [
+        *("attack", "track", "verbose", "seed", "settings", "callbacks", "folder", "resume")
+    ]
 
     def __init__(
         self,
@@ -154,6 +159,8 @@ class RecipeTrainer(Trainer):
         seed: int = 0,
         settings: RunSettings | None = None,
         callbacks: Sequence[Observer] = (),
+        folder: str | Path | None = None,
+        resume: bool = False,
     ) -> None:
         view = ClassifierView(classifier, type(self))
         if classifier.optimizer is None:
@@ -168,6 +175,9 @@ class RecipeTrainer(Trainer):
         self.attack, self.track, self.verbose, self.seed = attack, track, verbose, seed
         self.settings = settings or RunSettings()
         self.callbacks = tuple(callbacks)
+        if resume and folder is None:
+            raise ConfigError("resume goes on with the fit in a folder; name it: folder=...")
+        self.folder, self.resume = None if folder is None else Path(folder), resume
         self.history: History | None = None
         plan = self.plan(view)
         check_settings(classifier.optimizer, plan.settings)
@@ -272,6 +282,8 @@ class RecipeTrainer(Trainer):
                 scheduler=scheduler,
                 validate=validate,
                 observers=observers,
+                folder=self.folder,
+                resume=self.resume,
             )
             try:
                 self.history = fit(batches)
@@ -293,6 +305,7 @@ class RecipeTrainer(Trainer):
             return observers
         info = RunInfo(
             name="+".join(plan.used) or "standard",
+            folder=self.folder,
             params={**self._params(), "train.epochs": epochs, "train.seed": self.seed},
             recipe={"use": [{i.name: i.model_dump(mode="json")} for i in self.ingredients]},
             plan=plan.describe(),

@@ -130,8 +130,8 @@ class Fit:
         ):
             for undo in self._undo:
                 arranged.callback(undo)
-            if self.keeper is not None and self.resume:
-                self.keeper.resume()
+            if self.keeper is not None:
+                self.keeper.begin(resume=self.resume)
             self._train(batches)
         if hasattr(self.update, "averaged"):
             with self.deployed():

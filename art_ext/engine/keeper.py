@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from art_ext.engine import checkpoint
 from art_ext.engine.checkpoint import Shelf
 from art_ext.engine.state import capture, restore
-from art_ext.errors import ModelError
+from art_ext.errors import CheckpointError, ModelError
 
 if TYPE_CHECKING:
     from art_ext.engine.fit import Fit
@@ -43,13 +43,21 @@ class Keeper:
         self._last_time = time.perf_counter()
         self._cost = 0.0
 
-    def resume(self) -> bool:
-        """Puts the fit where its last whole checkpoint was written; False where there is none.
+    def begin(self, *, resume: bool) -> bool:
+        """Puts the fit where its last whole checkpoint was written, if asked to; False where it begins anew.
 
         Raises:
-            CheckpointError: where all are damaged, or are those of another training.
+            CheckpointError: where all are damaged, or are those of another training; and without `resume`
+                where there are any, whose place this fit would take.
         """
         fit = self.fit
+        if not resume:
+            if fit.run.from_first(self.shelf.paths):
+                raise CheckpointError(
+                    f"{self.folder} holds the checkpoints of a training already; go on with it by resume=True, "
+                    "or name another folder"
+                )
+            return False
         state = fit.run.from_first(self.shelf.newest)
         if state is None:
             return False

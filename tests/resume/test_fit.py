@@ -293,6 +293,45 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path):
             train(ingredients, folder=tmp_path, resume=True, **options)
 
 
+def test_a_new_fit_does_not_take_the_place_of_another(tmp_path):
+    train([BASE], folder=tmp_path)
+    with pytest.raises(CheckpointError, match="holds the checkpoints of a training already; go on with it by resume"):
+        train([BASE], folder=tmp_path)
+
+
+def trainer(at=None, **options):
+    """One of ART's classifiers, trained by its trainer; cut off at the end of an epoch where asked."""
+    from art.estimators.classification import PyTorchClassifier
+
+    from art_ext.border.art import RecipeTrainer
+
+    class Cuts(Observer):
+        def epoch_end(self, report):
+            if report.epoch == at:
+                raise PowerCut
+
+    torch.manual_seed(5)
+    model = noisy()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    shape = FACTS.input_shape
+    loss = nn.CrossEntropyLoss()
+    classifier = PyTorchClassifier(model, loss, shape, 4, optimizer=optimizer, clip_values=(0, 1), device_type="cpu")
+    made = RecipeTrainer(classifier, [BASE], track=False, verbose=False, callbacks=[Cuts()], **options)
+    x, y = data()
+    made.fit(x.numpy(), y.numpy(), batch_size=BATCH, nb_epochs=3)
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def test_a_trainer_of_art_s_goes_on_in_its_folder(tmp_path):
+    expected = trainer()
+    with pytest.raises(PowerCut):
+        trainer(at=2, folder=tmp_path)
+    weights = trainer(folder=str(tmp_path), resume=True)
+    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
+    with pytest.raises(ConfigError, match="resume goes on with the fit in a folder; name it"):
+        trainer(resume=True)
+
+
 def test_other_threads_are_said(tmp_path, caplog):
     with pytest.raises(PowerCut):
         train([BASE], stop_at=6, folder=tmp_path, checkpoint_every=2)
