@@ -112,7 +112,7 @@ def collect(
         missing["adversarial examples"] = _line(error)
     if sample is not None:
         look = _Look(evaluator, threat, attack, sample, clock)
-        found["n"] = len(sample.y)
+        found |= {"n": len(sample.y), "n_classes": look.n_classes}
         attempt("confusion", look.confusion)
         attempt("landing", look.landing)
         attempt("gallery", look.gallery)

@@ -23,6 +23,8 @@ WORST = "worst case"
 _MARKS = ("o", "D", "s", "^", "v", "P", "X")
 _MOST_WRITTEN = 12
 """Classes up to which a heatmap has its figures written in."""
+_MOST_NAMED = 20
+"""Classes up to which each is named in a picture."""
 
 
 def intervals(models: Mapping[str, Mapping[str, Estimate]]) -> Figure:
@@ -140,7 +142,7 @@ def heatmap(
     bar.outline.set_visible(False)
     if len(matrix) <= _MOST_WRITTEN:
         _write_in(axes, values, most, share)
-    few = range(len(names)) if len(names) <= 20 else range(0, len(names), -(-len(names) // 10))
+    few = range(len(matrix)) if len(matrix) <= _MOST_NAMED else range(0, len(matrix), -(-len(matrix) // 10))
     labels = [_short(names[k]) for k in few]
     wide = max(map(len, labels), default=0) > 2
     axes.set_xticks(list(few), labels, rotation=90 if wide else 0)
@@ -263,7 +265,8 @@ def feature_map(found: FeatureMap, names: Sequence[str]) -> Figure:
         axes.plot(own[:, 0].numpy(), own[:, 1].numpy(), ".", ms=4, alpha=0.7, color=colour)
         centre = own.median(0).values
         look: dict[str, Any] = {"ha": "center", "va": "center", "weight": "bold", "in_layout": False}
-        axes.text(float(centre[0]), float(centre[1]), _short(names[k]), **look)
+        if len(names) <= _MOST_NAMED:
+            axes.text(float(centre[0]), float(centre[1]), _short(names[k]), **look)
         moved = found.adversarial[(found.said != found.y) & (found.said == k)]
         axes.plot(moved[:, 0].numpy(), moved[:, 1].numpy(), "x", ms=4.5, mew=1, color=colour)
     axes.plot([], [], ".", color=INK, label="clean image, its label")

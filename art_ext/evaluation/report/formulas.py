@@ -61,8 +61,9 @@ def best_other(probabilities: Tensor, y: Tensor) -> Tensor:
 
 
 def histogram(values: Tensor, bins: int, low: float, high: float) -> Tensor:
-    """(bins,) counts of values (N,) in equal bins of [low, high]; those outside count in the bin at that end."""
-    return torch.histc(values.double().clamp(low, high), bins, low, high).long()
+    """(bins,) counts of values (N,) in equal bins of [low, high]; those outside count in the bin at that end, NaN
+    nowhere."""
+    return torch.histc(values[~values.isnan()].double().clamp(low, high), bins, low, high).long()
 
 
 def roc_curve(positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:

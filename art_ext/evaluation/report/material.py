@@ -174,6 +174,7 @@ class Material:
 
     attack: str = ""
     n: int = 0
+    n_classes: int = 0
     confusion: Confusion | None = None
     heatmaps: tuple[Heatmap, ...] = ()
     landing: Tensor | None = None

@@ -55,11 +55,9 @@ def all_figures(
 
 
 def class_names(record: EvaluationRecord, material: Material) -> tuple[str, ...]:
-    """Those of the data, or the classes' numbers."""
-    if record.data.class_names:
-        return record.data.class_names
-    sizes = [heat.means.shape[0] for heat in material.heatmaps]
-    return tuple(str(k) for k in range(max(sizes, default=1000)))
+    """Those of the data; the class's number where it has none."""
+    known = record.data.class_names
+    return (*known, *(str(k) for k in range(len(known), material.n_classes)))
 
 
 def counted(record: EvaluationRecord) -> dict[str, Estimate]:
