@@ -38,6 +38,7 @@ from art_ext.border.weights import (
 )
 from art_ext.errors import ModelError
 from art_ext.files import PART
+from art_ext.secrets import masked
 from art_ext.types import Facts
 
 if TYPE_CHECKING:
@@ -299,7 +300,8 @@ def _fetched(address: str, folder: Path, uri: str | None) -> Iterator[Path]:
                 where = _location(MlflowClient(tracking_uri=uri), where)
             place = mlflow.artifacts.download_artifacts(artifact_uri=where, dst_path=str(folder), tracking_uri=uri)
         except (MlflowException, OSError) as error:
-            raise ModelError(f"cannot download {address} ({one_line(error)}); name another model or store") from None
+            reason = masked(f"cannot download {address} ({one_line(error)})")
+            raise ModelError(f"{reason}; name another model or store") from None
     yield Path(place)
 
 

@@ -8,9 +8,10 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from art_ext.errors import ConfigError
+from art_ext.secrets import masked
 
 __all__ = ["Tracking", "resolve_tracking"]
 
@@ -40,10 +41,7 @@ class Tracking:
     @property
     def shown(self) -> str:
         """The address without a user's name and password."""
-        parts = urlsplit(self.uri)
-        if "@" not in parts.netloc:
-            return self.uri
-        return urlunsplit(parts._replace(netloc=f"***@{parts.netloc.rpartition('@')[2]}"))
+        return masked(self.uri)
 
     def describe(self) -> str:
         """One line that says where runs go."""

@@ -371,10 +371,10 @@ def _more(names: list[str]) -> str:
 def _reason(
     own: Mapping[str, Tensor], named: Mapping[str, Tensor], missing: list[str], extra: list[str], bent: list[str]
 ) -> str:
-    if 2 * _matches(named, own) < len(own):
-        return "few names agree, so it is another network: name the one that was trained"
     if any(name.startswith("members.") for name in extra) != any(name.startswith("members.") for name in missing):
         return "one of the two is an ensemble and the other is not"
+    if 2 * _matches(named, own) < len(own):
+        return "few names agree, so it is another network: name the one that was trained"
     if bent and not missing and not extra:
         first = named[bent[0]]
         wanted = own[bent[0]]
