@@ -256,8 +256,8 @@ def sparse_step(state: Standing) -> Tensor:
     grad = state.grad if region.mask is None else state.grad * region.mask
     size = grad.flatten(1).abs()
     pixels = size.shape[1]
-    smallest = ((1 - state.share) * pixels).clamp(0, pixels - 1).long()
-    least = size.sort(dim=1).values.gather(1, smallest[:, None])
+    count = (state.share * pixels).long().clamp(1, pixels)
+    least = size.sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
     direction = grad.sign() * (size >= least).reshape(grad.shape)
     return region.inside(state.point + state.size * direction / image_shaped(changed(direction)).clamp(min=1))
 

@@ -34,6 +34,8 @@ ALPHA_MAX, ETA, BETA = 0.1, 1.05, 0.9
 """Largest share of the step from the clean image; overshooting; backward step (section 5)."""
 SEARCHES = 3
 """Points of the final search."""
+BEYOND = 1.0001
+"""How far behind the boundary, as interpolated, they lie: on it, rounding would decide."""
 SHORTEST = 1e-8
 
 @dataclass(frozen=True)
@@ -267,15 +269,17 @@ def searched(net: Forward, hunt: Hunt) -> Hunt:
     if len(rows) == 0:
         return hunt
     part = hunt[rows]
-    inner, outer = part.clean, part.best
-    inner_value, outer_value = (lead(net, part, point) for point in (inner, outer))
+    reach = part.best - part.clean
+    inner, outer = torch.zeros_like(part.distance), torch.ones_like(part.distance)  # shares of the segment
+    inner_value, outer_value = lead(net, part, part.clean), lead(net, part, part.best)
     for _ in range(SEARCHES):
-        share = image_shaped(inner_value / (inner_value - outer_value).clamp(max=-TINY))
-        middle = inner + share.clamp(0, 1) * (outer - inner)
-        part, wrong = part.seen(net, middle)
-        value, inside = lead(net, part, middle), image_shaped(wrong)
-        outer, outer_value = torch.where(inside, middle, outer), torch.where(wrong, value, outer_value)
-        inner, inner_value = torch.where(inside, inner, middle), torch.where(wrong, inner_value, value)
+        crossing = inner + (outer - inner) * inner_value / (inner_value - outer_value).clamp(max=-TINY)
+        middle = torch.minimum(crossing * BEYOND, outer)
+        point = part.clean + image_shaped(middle) * reach
+        part, wrong = part.seen(net, point)
+        value = lead(net, part, point)
+        inner, inner_value = torch.where(wrong, inner, middle), torch.where(wrong, inner_value, value)
+        outer, outer_value = torch.where(wrong, middle, outer), torch.where(wrong, value, outer_value)
     best, distance = hunt.best.clone(), hunt.distance.clone()
     best[rows], distance[rows] = part.best, part.distance
     return replace(hunt, best=best, distance=distance)

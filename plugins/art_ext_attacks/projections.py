@@ -10,6 +10,8 @@ from torch import Tensor
 
 ROUNDS = 60
 """Newton steps at most; a piecewise linear function needs one for each piece it crosses."""
+ROUNDING = 8
+"""Units in the last place up to which a difference is rounding: APGD counts the pixels that a point changes."""
 
 
 def onto_hyperplane(p: float, w: Tensor, gap: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -100,4 +102,5 @@ def onto_l1_ball(delta: Tensor, radius: float, down: Tensor, up: Tensor) -> Tens
     before = torch.where(piece > 0, after.gather(1, (piece - 1).clamp(min=0)), torch.zeros_like(after[:, :1]))
     t = corners.gather(1, piece) - (radius - before) / growing.gather(1, piece).clamp(min=1)
     t = torch.where(fits.all(1, keepdim=True), torch.zeros_like(t), t).clamp(min=0)
-    return delta.sign() * torch.minimum((size - t).clamp(min=0), room)
+    kept = torch.where(size - t > ROUNDING * torch.finfo(size.dtype).eps * size, size - t, torch.zeros_like(size))
+    return delta.sign() * torch.minimum(kept, room)
