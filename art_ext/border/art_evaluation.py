@@ -188,5 +188,6 @@ class _Estimated(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        by_class = np.asarray(ctx.estimator.class_gradient(x.detach().cpu().numpy(), label=None))
+        with torch.enable_grad():  # for estimators that use torch inside
+            by_class = np.asarray(ctx.estimator.class_gradient(x.detach().cpu().numpy(), label=None))
         return torch.einsum("nk,nkchw->nchw", grad, torch.as_tensor(by_class, dtype=x.dtype, device=x.device)), None

@@ -1,0 +1,197 @@
+"""`art-ext evaluate` and `art-ext audit` as a user runs them, and the same from Python on ART classifiers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import art_ext
+from art_ext.border.timm import build_model
+from art_ext.data.entry import DatasetOptions
+from art_ext.data.onboard import digits
+from art_ext.errors import ConfigError, DataError, ModelError
+from art_ext.evaluation.examples import read_examples
+from art_ext.evaluation.record import read_evaluation
+from art_ext.host.cli import main
+
+FEW = ["--limit", "24"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small network, trained for a second."""
+    found = digits(DatasetOptions())
+    model = build_model("small_cnn", num_classes=10, input_shape=(1, 8, 8), seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    model.train()
+    for _ in range(2):
+        for index in torch.split(torch.arange(len(found.train)), 64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(found.train.x[index]), found.train.y[index]).backward()
+            optimizer.step()
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def weights(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "digits.pt"
+    torch.save(network.state_dict(), path)
+    return str(path)
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
+
+
+def test_an_audit_is_two_lines_and_a_report(weights, capsys):
+    assert run("audit", weights, "--set", "threat.eps=0.1", "--data", "digits/standard", *FEW, "--output", "out") == 3
+    assert "--recipe" in capsys.readouterr().err  # nothing says which network the weights are of
+    assert run("evaluate", weights, "--recipe", "digits/standard", "--suite", "quick", *FEW, "--output", "out") == 0
+    out = capsys.readouterr().out
+    for word in ("model ", "threat    linf 0.15", "pgd20_margin", "trust checks", "robust accuracy", "report: "):
+        assert word in out
+    record = read_evaluation("out")
+    assert record.model.ingredients == ()
+    assert record.data.n == 24
+    assert record.complete
+    assert {"fgsm", "pgd20", "apgd_ce", "square"} <= {attack.name.split("200")[0] for attack in record.attacks}
+    assert len(read_examples("out").index) == 24
+    assert "<html" in Path("out/report.html").read_text()[:300].lower()
+    # again, for a new question: what is there is not attacked again
+    seconds = record.attack("pgd20").seconds
+    arguments = ["--recipe", "digits/standard", *FEW, "--suite", "quick", "--output", "out"]
+    assert run("evaluate", weights, *arguments, "--max-minutes", "5") == 0
+    assert read_evaluation("out").attack("pgd20").seconds == seconds
+
+
+def test_shards_of_the_command_line_meet_in_a_folder(weights, capsys):
+    arguments = ["evaluate", weights, "--recipe", "digits/standard", "--suite", "quick", *FEW, "--eps", "8/255"]
+    assert run(*arguments, "--output", "whole") == 0
+    for shard in ("0/2", "1/2"):
+        assert run(*arguments, "--output", "shared", "--shard", shard) == 0
+    assert "shard 1/2 is done" in capsys.readouterr().out
+    assert run(*arguments, "--output", "shared") == 0
+    whole, shared = read_evaluation("whole"), read_evaluation("shared")
+    assert whole.worst_case == shared.worst_case
+    assert [(a.name, a.accuracy) for a in whole.attacks] == [(a.name, a.accuracy) for a in shared.attacks]
+    assert whole.threat.eps == pytest.approx(8 / 255)
+
+
+@pytest.mark.parametrize(
+    ("said", "arguments"),
+    [
+        ("there is no model", ["none.pt"]),
+        ("--eps must be above 0", ["WEIGHTS", "--recipe", "digits/standard", "--eps", "-1"]),
+        ("give --eps for l2", ["WEIGHTS", "--recipe", "digits/standard", "--norm", "l2"]),
+        ("is no question", ["WEIGHTS", "--recipe", "digits/standard", "--until-settled", "robust"]),
+        ("number of images from 1", ["WEIGHTS", "--recipe", "digits/standard", "--limit", "0"]),
+        ("unknown data set 'digit'", ["WEIGHTS", "--recipe", "digits/standard", "--data", "digit"]),
+        ("must be above 0", ["WEIGHTS", "--recipe", "digits/standard", "--max-minutes", "0"]),
+        ("is not a number", ["WEIGHTS", "--eps", "much"]),
+        ("no shard", ["WEIGHTS", "--recipe", "digits/standard", "--shard", "2"]),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, said, arguments):
+    code = run("evaluate", *(weights if word == "WEIGHTS" else word for word in arguments))
+    error = capsys.readouterr().err
+    assert code in (2, 3)
+    assert said in error
+    assert error.count("\n") == 1
+    assert not list(Path().iterdir())
+
+
+def classifier(model, **options):
+    from art.estimators.classification import PyTorchClassifier
+
+    return PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 10, clip_values=(0.0, 1.0), device_type="cpu", **options
+    )
+
+
+def some(n=24):
+    test = digits(DatasetOptions()).test
+    return test.x[:n].numpy(), test.y[:n].numpy()
+
+
+def test_art_classifiers_are_audited_from_python(network, capsys, tmp_path):
+    x, y = some()
+    network.train()
+    record = art_ext.audit(classifier(network), x, np.eye(10)[y], eps=0.1, folder=tmp_path / "audit")
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    network.eval()
+    first, second, *rest = capsys.readouterr().out.splitlines()
+    assert first.startswith("clean ")
+    assert "trust checks pass" in second or "do not trust" in second
+    assert len(rest) == 1
+    assert read_evaluation(tmp_path / "audit") == record
+    assert record.suite == "quick"
+    scaled = classifier(network, preprocessing=(0.0, 1.0))
+    again = art_ext.audit(scaled, x, y, eps=0.1, verbose=False)
+    assert again.worst_case == record.worst_case
+    assert capsys.readouterr().out == ""
+
+
+def test_any_art_classifier_with_class_gradients_is_attacked_through_them(network):
+    """Its answers and its gradients come through NumPy, and are those of the network behind it."""
+    inner = classifier(network)
+
+    class Foreign:
+        nb_classes, input_shape, clip_values, channels_first = 10, (1, 8, 8), (0.0, 1.0), True
+        predict = staticmethod(inner.predict)
+        class_gradient = staticmethod(inner.class_gradient)
+
+    from art_ext.border.art_evaluation import EstimatorModule
+
+    x, y = some(4)
+    at = torch.tensor(x, requires_grad=True)
+    loss = nn.functional.cross_entropy(EstimatorModule(Foreign())(at), torch.tensor(y))
+    (grad,) = torch.autograd.grad(loss, at)
+    other = torch.tensor(x, requires_grad=True)
+    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(network(other), torch.tensor(y)), other)
+    torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_what_python_callers_get_wrong_is_one_line(network):
+    x, y = some(4)
+    for wrong, error, said in (
+        ({"x": 255 * x}, DataError, "divide x by 255"),
+        ({"y": y + 7}, DataError, "label"),
+        ({"x": x[:, :, :4]}, DataError, "shape"),
+        ({"suite": "fast"}, ConfigError, "unknown suite"),
+        ({"norm": "l7"}, ConfigError, "unknown norm"),
+        ({"eps": -1.0}, ConfigError, "eps must be above 0"),
+        ({"classifier": object()}, ModelError, "gives no class gradients"),
+    ):
+        given = {"classifier": classifier(network), "x": x, "y": y, "eps": 0.1, **wrong}
+        with pytest.raises(error, match=said) as raised:
+            art_ext.evaluate(given.pop("classifier"), given.pop("x"), given.pop("y"), **given)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_harden_ends_with_the_recipe_s_suite(capsys):
+    quick = ["train.epochs=2", "pgd_at.steps=1", "threat.norm=linf", "threat.eps=0.3", "evaluate=quick"]
+    settings = [word for setting in quick for word in ("--set", setting)]
+    assert run("harden", "digits/pgd_at", *settings, "--output", "out") == 0
+    record = read_evaluation("out/evaluation/hardened")
+    assert record.model.ingredients == ("pgd_at",)
+    assert record.attack("pgd_at_attack").of == "pgd_at"
+    assert record.baseline is not None
+    assert Path("out/evaluation/hardened/report.html").is_file()
+    out = capsys.readouterr().out
+    assert f"robust {record.worst_case}" in out
+    assert json.loads(Path("out/recipe.json").read_text())["suite"] == "quick"
