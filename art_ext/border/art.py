@@ -314,7 +314,7 @@ class RecipeTrainer(Trainer):
         if self.verbose:
             observers.insert(0, ProgressDisplay())
         if self.track:
-            from art_ext.border.mlflow import tracker_for_trainers
+            from art_ext.border.mlflow_trainers import tracker_for_trainers
 
             tracker = tracker_for_trainers(view.classifier.model, view.facts.input_shape)
             if tracker is not None:

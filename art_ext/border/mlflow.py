@@ -10,19 +10,16 @@ import io
 import json
 import logging
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 import yaml
 from torch import Tensor, nn
 
-from art_ext.border.mlflow_auto import Choices, choices
 from art_ext.border.mlflow_manners import one_line
 from art_ext.border.mlflow_models import load_model, save_model
 from art_ext.border.mlflow_names import clean_name
@@ -32,7 +29,7 @@ from art_ext.border.mlflow_upload import Uploader
 from art_ext.border.mlflow_where import Tracking, resolve_tracking
 from art_ext.engine.journal import FILE, Journal
 from art_ext.engine.observe import EpochReport, Observer, RunInfo
-from art_ext.errors import ConfigError, ModelError
+from art_ext.errors import ConfigError
 from art_ext.secrets import masked, masked_data
 
 if TYPE_CHECKING:
@@ -47,7 +44,6 @@ __all__ = [
     "load_model",
     "resolve_tracking",
     "save_model",
-    "tracker_for_trainers",
 ]
 
 _START_WAIT = 3.0  # seconds that a server may take to answer before training starts without it
@@ -375,47 +371,3 @@ class MLflowTracker(Observer):
         if self._temporary is not None:
             self._temporary._finalizer.detach()  # type: ignore[attr-defined]
             self._temporary = None
-
-
-class _TrainerTracker(MLflowTracker):
-    """For a trainer that is called directly: joins the user's run, says where, logs the network at the end."""
-
-    def __init__(self, model: nn.Module, input_shape: tuple[int, ...] | None, wanted: Choices) -> None:
-        super().__init__(resolve_tracking(wanted.uri, Path.cwd()), wanted.experiment, join_active=True)
-        self.model = model
-        self.input_shape = input_shape if wanted.models else None
-        self.registered_as = wanted.register
-
-    def run_start(self, info: RunInfo) -> None:
-        super().run_start(info)
-        if info.rank == 0:
-            print(f"tracked in {self.describe()}; track=False turns it off", file=sys.stderr)
-
-    def run_end(self, metrics: Mapping[str, float]) -> None:
-        if self.run_id is not None and self.input_shape is not None:
-            example = np.zeros((2, *self.input_shape), dtype=np.float32)
-            self.log_model(self.model, _architecture(self.model, self.input_shape), example)
-            if self.registered_as is not None:
-                self.register(Registration(self.registered_as))
-        super().run_end(metrics)
-
-
-def tracker_for_trainers(model: nn.Module, input_shape: tuple[int, ...] | None = None) -> MLflowTracker | None:
-    """The tracker of a trainer that is called directly, after the choices of `autolog`; None where it is off.
-
-    Args:
-        model: logged at the end of the run.
-        input_shape: (C, H, W); without it the network is not logged, since MLflow wants an example.
-    """
-    wanted = choices()
-    return _TrainerTracker(model, input_shape, wanted) if wanted.trainings else None
-
-
-def _architecture(model: nn.Module, input_shape: tuple[int, ...]) -> Mapping[str, Any] | None:
-    """What timm needs to build the network again, or None for another library's or the user's own."""
-    from art_ext.border.timm import architecture
-
-    try:
-        return architecture(model, input_shape)
-    except ModelError:
-        return None

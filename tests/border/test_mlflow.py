@@ -29,12 +29,12 @@ from art_ext.border.mlflow import (
     environment,
     load_model,
     resolve_tracking,
-    tracker_for_trainers,
 )
 from art_ext.border.mlflow_manners import impatient
 from art_ext.border.mlflow_models import save_model
 from art_ext.border.mlflow_names import cleaned_keys
 from art_ext.border.mlflow_outbox import Position
+from art_ext.border.mlflow_trainers import tracker_for_trainers
 from art_ext.engine.journal import FILE, Entry, Journal, read_from, read_journal
 from art_ext.engine.observe import EpochReport, RunInfo
 from art_ext.errors import ConfigError, DataError, ModelError
