@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 _URGENT = ("fail", "warn", "not_run", "pass")
 _SECTIONS = {
+    "glance": "At a glance",
     "attacks": "Attacks",
     "compare": "Comparison",
     "checks": "Trust",
-    "curve": "Security curve",
     "rejection": "Rejection",
     "answers": "Answers",
     "around": "Around an image",
@@ -82,7 +82,7 @@ def render(record: EvaluationRecord, material: Material, compare: Mapping[str, E
     names, figures = class_names(record, material), all_figures(record, material, compare)
     shown = {
         **{section: bool(drawn) for section, drawn in figures.items()},
-        **dict.fromkeys(("attacks", "checks", "answers", "origin"), True),
+        **dict.fromkeys(("glance", "attacks", "checks", "answers", "origin"), True),
         "compare": bool(compare),
         "rejection": bool(record.rejection or figures["rejection"]),
         "gallery": material.gallery is not None,

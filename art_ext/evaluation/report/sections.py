@@ -97,7 +97,7 @@ def _curve(record: EvaluationRecord) -> Iterator[Drawn]:
             "from the smallest eps at which each image fell."
         )
         what = (record.curve, threat.eps, threat.norm, others)
-        yield drawn("curve", "Accuracy over eps", caption, drawings.security_curve, *what)
+        yield drawn("curve", "Security curve", caption, drawings.security_curve, *what)
 
 
 def _rejection(record: EvaluationRecord, material: Material) -> Iterator[Drawn]:
