@@ -54,11 +54,11 @@ QUICK = Suite(
     (
         Wanted("transfer", {"steps": 20}, everywhere=True, optional=True),
         Wanted("apgd", {"objective": "ce", "steps": 30}),
-        Wanted("apgd", {"objective": "targeted_dlr", "steps": 20, "targets": 3}),
-        Wanted("square", {"queries": 200}, everywhere=True),
+        Wanted("apgd", {"objective": "targeted_dlr", "steps": 20, "targets": 4}),
+        Wanted("square", {"queries": 400}, everywhere=True),
     ),
-    tries=40,
-    caps={"steps": 40, "restarts": 1, "search_steps": 3, "queries": 200},
+    tries=60,
+    caps={"steps": 40, "restarts": 1, "search_steps": 3, "queries": 400},
     effort=(40, 1),
     curve=(5, 8),
 )

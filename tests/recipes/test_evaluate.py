@@ -67,7 +67,7 @@ def test_an_audit_is_two_lines_and_a_report(weights, capsys):
     assert record.model.ingredients == ()
     assert record.data.n == 24
     assert record.complete
-    assert {"fgsm", "pgd20", "apgd_ce", "square"} <= {attack.name.split("200")[0] for attack in record.attacks}
+    assert {"fgsm", "pgd20", "apgd_ce", "square"} <= {attack.name.split("400")[0] for attack in record.attacks}
     assert len(read_examples("out").index) == 24
     assert "<html" in Path("out/report.html").read_text()[:300].lower()
     # again, for a new question: what is there is not attacked again
