@@ -355,27 +355,32 @@ def test_a_server_that_does_not_serve_is_told_in_words(mode: str, silent_server:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_steps_are_as_fast_as_without_tracking(mode: str, server: Server, way: Way, tmp_path: Path) -> None:
-    """Rounds of 200 steps, tracked and untracked in turn; the median of the pairs, with a margin for a busy machine."""
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+    """Rounds of 200 steps, tracked and untracked in turn, in CPU seconds of this process with all its threads.
+
+    Those do not depend on what else the machine does; what the tracker takes of them, training cannot have.
+    """
+    hidden = [nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU()]
+    model = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(512, 10))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     x, y = torch.rand(256, 1, 8, 8), torch.arange(256) % 10
 
     def steps(tracker: MLflowTracker | None) -> float:
-        began = time.perf_counter()
+        began = time.process_time()
         for step in range(200):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
             if step % 20 == 19 and tracker is not None:
                 tracker.epoch_end(report(step // 20 + 1))
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     ratios = []
-    for number in range(7):
+    for number in range(5):
         way.set("open")
         tracker = MLflowTracker(resolve_tracking(way.uri, tmp_path), "speed")
         tracker.run_start(info(tmp_path / str(number)))
         way.set(mode)
         untracked = steps(None)
         ratios.append(steps(tracker) / untracked)
-    assert statistics.median(ratios) < 1.25
+    print(f"{mode}: tracked over untracked {statistics.median(ratios):.3f}", [round(ratio, 3) for ratio in ratios])
+    assert statistics.median(ratios) < 1.05
