@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from art_ext.evaluation.report.canvas import BASELINE, MODEL
 from art_ext.evaluation.suite import Accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#b4462f", "#2f6f9f")
+COLOURS = (BASELINE, MODEL)
 
 
 def comparison(models: Mapping[str, Sequence[Accuracy]], gallery: Gallery | None = None, title: str = "") -> Figure:
