@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ EPOCHS = 2
 """One batch each, so two steps."""
 
 
-def tiny_network(seed: int = 0) -> nn.Module:
+def tiny_network(seed: int = 0, n_classes: int = FACTS.n_classes) -> nn.Module:
     """A network of 640 weights with batch norms, for images of `FACTS`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -41,7 +41,7 @@ def tiny_network(seed: int = 0) -> nn.Module:
             nn.BatchNorm2d(8),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(72, 4),
+            nn.Linear(72, n_classes),
         )
 
 
@@ -50,26 +50,42 @@ def trial_of(kind: type[Ingredient]) -> Ingredient:
     return kind(**kind.trial)
 
 
-def train_tiny(ingredients: Sequence[Ingredient], *, members: bool | None = None) -> dict[str, Tensor]:
+def train_tiny(
+    ingredients: Sequence[Ingredient],
+    *,
+    members: bool | None = None,
+    n_classes: int = FACTS.n_classes,
+    images: int = IMAGES,
+    sharpness: float = 1.0,
+) -> dict[str, Tensor]:
     """Two steps on eight random images; the weights afterwards, by name.
 
     Args:
         members: on an ensemble of two networks; by default where the plan needs one.
+        images: of another number than eight, the last batch has the rest.
+        sharpness: what the linear layers are multiplied by: 0 ties all logits, 1e4 saturates them.
 
     Raises:
         ComposeError: when the ingredients contradict each other.
         AssertionError: for a loss that is not finite, and where mode, flags or torch's generator
             are not as they were.
     """
-    plan = Plan.of(ingredients, FACTS)
+    facts = replace(FACTS, n_classes=n_classes)
+    plan = Plan.of(ingredients, facts)
     wants = "members" in needs_of(plan) if members is None else members
-    model = plan.operate(ensemble([tiny_network(0), tiny_network(1)]) if wants else tiny_network())
+    several = [tiny_network(seed, n_classes) for seed in (0, 1)]
+    model = plan.operate(ensemble(several) if wants else several[0])
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(sharpness)
+                layer.bias.mul_(sharpness)
     generator = torch.Generator().manual_seed(0)
-    x, y = torch.rand(IMAGES, *FACTS.input_shape, generator=generator), torch.arange(IMAGES) % FACTS.n_classes
+    x, y = torch.rand(images, *facts.input_shape, generator=generator), torch.arange(images) % n_classes
     needs = needs_of(plan)
-    head = find_head(model, FACTS)[1] if "features" in needs else None
+    head = find_head(model, facts)[1] if "features" in needs else None
     net = Net(model, head=head, wanted=frozenset(needs))
-    check_offers(net, FACTS, needs)
+    check_offers(net, facts, needs)
     optimizer = make_optimizer("sgd", model.parameters(), {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3})
     flags = [parameter.requires_grad for parameter in model.parameters()]
     with torch.random.fork_rng(devices=[]), tuned(optimizer, plan.settings):
