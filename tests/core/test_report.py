@@ -41,6 +41,7 @@ from art_ext.evaluation.report import (
 )
 from art_ext.evaluation.report import formulas as f
 from art_ext.evaluation.report.material import Training
+from art_ext.evaluation.report.page import command_of
 from art_ext.evaluation.subject import Rows, Subject
 from art_ext.evaluation.suite import Evaluator
 from art_ext.evaluation.suites import QUICK
@@ -508,6 +509,16 @@ def test_a_folder_without_figures_gives_a_report_without_them(tmp_path):
     assert "There is no material.npz" in rebuild_report(tmp_path).read_text()
     with pytest.raises(DataError, match="evaluation"):
         rebuild_report(tmp_path / "elsewhere")
+
+
+def test_it_says_how_to_find_the_figures_again():
+    assert command_of(record()) == (
+        "art-ext evaluate https://ann:secret@host/model --data digits --norm linf --eps 0.2 --suite quick --seed 4"
+    )
+    model = ModelInfo("runs/my run", "sha256:1", (), {"data": {"name": "digits"}})
+    assert command_of(record(model=model)).startswith("art-ext evaluate 'runs/my run' --norm linf")
+    given = record(data=DataInfo("x", "given", "d", 60))
+    assert command_of(given) == "art_ext.evaluate(classifier, x, y, norm='linf', eps=0.2, suite='quick', seed=4)"
 
 
 def test_models_that_were_evaluated_otherwise_are_marked(tmp_path):

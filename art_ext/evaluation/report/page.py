@@ -115,10 +115,15 @@ def title_of(record: EvaluationRecord) -> str:
 
 
 def command_of(record: EvaluationRecord) -> str:
-    """What finds these figures again."""
-    model, data, threat = record.model.source, record.data.name, record.threat
-    words = ["art-ext", "evaluate", model, "--data", data, "--norm", threat.norm, "--eps", f"{threat.eps:.10g}"]
-    return shlex.join([*words, "--suite", record.suite, "--seed", str(record.seed)])
+    """What finds these figures again: on the command line, or in Python for images that were given there."""
+    data, threat = record.data, record.threat
+    if data.source == "given":
+        what = f"norm={threat.norm!r}, eps={threat.eps:.10g}, suite={record.suite!r}, seed={record.seed}"
+        return f"art_ext.evaluate(classifier, x, y, {what})"
+    known = (record.model.recipe or {}).get("data", {}).get("name") == data.name  # the recipe says where it is
+    words = ["art-ext", "evaluate", record.model.source, *([] if known else ["--data", data.name])]
+    words += ["--norm", threat.norm, "--eps", f"{threat.eps:.10g}", "--suite", record.suite]
+    return shlex.join([*words, "--seed", str(record.seed)])
 
 
 @dataclass(frozen=True)
