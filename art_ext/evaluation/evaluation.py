@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from art_ext.data.checks import check_labels
+from art_ext.data.images import Picked
 from art_ext.engine.net import Net
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError, DataError
@@ -37,6 +39,17 @@ from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Clock, Tick
 from art_ext.evaluation.trust import judge
 from art_ext.evaluation.verdict import conclude
+
+COMPARED = 1 << 30
+"""Pixels of training images, at most, that the evaluated images are looked for among."""
+FITTED_ON = 10_000
+"""Training images, at most, that detectors with a bank are fitted on."""
+
+
+def _some(rows: Rows) -> Rows:
+    """At most `FITTED_ON` of the rows, evenly spaced."""
+    index = torch.arange(0, len(rows.y), -(-len(rows.y) // FITTED_ON))
+    return Rows(Picked(rows.x, index), rows.y[index])
 
 
 @dataclass(frozen=True)
@@ -167,11 +180,12 @@ class Evaluation:
     def _run(self) -> EvaluationRecord:
         self.attack()
         campaign = self.campaign
+        rejection = self._rejection()
         suite, known = self.options.suite, self.subject.known
         asked = Checking(campaign, suite, self.lineup, self.repeats, self.n_classes, self._seen(), known)
         checks = judge(asked.suspicions())
         smallest, curve = self._curve()
-        rejection, baseline = self._rejection(), self._baseline()
+        baseline = self._baseline()
         unfinished = [] if self.answer is not None else campaign.unfinished
         if self.clock.over:
             rest = f"; not finished: {', '.join(unfinished)}" if unfinished else ""
@@ -250,7 +264,13 @@ class Evaluation:
     def _seen(self) -> dict[str, int]:
         active = self.campaign.active.tolist()
         digests = [digest for digest, used in zip(self.digests, active, strict=True) if used]
-        return {part: overlap(digests, set(image_digests(rows.x))) for part, rows in self.seen.items()}
+        found = {}
+        for part, rows in self.seen.items():
+            if math.prod(rows.x.shape) > COMPARED:
+                self.notes.append(f"the {part} images are too many to look for the evaluated ones among them")
+            else:
+                found[part] = overlap(digests, set(image_digests(rows.x)))
+        return found
 
     def _curve(self) -> tuple[Tensor | None, tuple[CurvePoint, ...]]:
         campaign = self.campaign
@@ -275,18 +295,21 @@ class Evaluation:
         parts = self.subject.plan.compose()
         if not parts.detectors or self.clock.over:
             return []
+        owner = self.subject.plan.owner("detectors")
         if self.calibration is None:
             self.notes.append("detectors were not judged: their thresholds need held-out images (calibration)")
+            self.lineup.missing[owner] = "its detectors were not attacked, since their thresholds need held-out images"
             return []
         net = self.subject.net
         calibration = self._evaluator(net, self.calibration)
-        training = self._evaluator(net, self.seen["training"]) if "training" in self.seen else None
+        training = self._evaluator(net, _some(self.seen["training"])) if "training" in self.seen else None
         test = self._evaluator(net, Rows(self.data.x, self.data.y))
         found: list[RejectionResult] = []
         for detector in parts.detectors:
             why = prepare_detector(detector, training)
             if why is not None:
                 self.notes.append(f"a detector was not judged: {why}")
+                self.lineup.missing[owner] = why
                 continue
             steps = min(self.options.suite.caps["steps"], 100)
             found += judge_detector(detector, parts.attack, self.threat, calibration, test, steps=steps)

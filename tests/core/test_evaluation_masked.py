@@ -150,6 +150,7 @@ def test_detectors_are_judged_against_evasion_and_denial(module):
     silent = evaluation(module, n=20, ingredients=(CCAT(eps=0.06),)).run()
     assert silent.rejection == ()
     assert any("held-out images" in note for note in silent.notes)
+    assert failing(silent) == {"adaptive"}  # nobody attacked what it rejects by
 
 
 def test_tuples_mappings_and_probabilities_are_understood(module):
