@@ -186,6 +186,7 @@ class MLflowTracker(Observer):
             params,
             masked_data(tags_of(info, parent, position.process)),
             dataset_of(masked_data(info.data)),
+            "evaluation" if info.role == "evaluation" else "training",
             parent=None if info.parent is None else os.path.relpath(info.parent, self._folder),
             model_of=None if self.model_of is None else os.path.relpath(self.model_of, self._folder),
         )

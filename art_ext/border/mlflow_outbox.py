@@ -97,6 +97,7 @@ class Opening(_File):
     Attributes:
         params: any length; the long ones have been moved to files before.
         dataset: name, digest, source_type, source, profile as MLflow's Dataset takes them, or None.
+        context: what the data set is for: "training" or "evaluation".
         parent: folder of the run that this one is a part of, seen from this one's folder.
         model_of: folder of the run whose network the final metrics are about, seen from this one's folder.
         later: tags that came after the start.
@@ -108,6 +109,7 @@ class Opening(_File):
     params: Mapping[str, str]
     tags: Mapping[str, str]
     dataset: Mapping[str, str] | None = None
+    context: str = "training"
     parent: str | None = None
     model_of: str | None = None
     later: Mapping[str, str] = field(default_factory=dict)

@@ -145,7 +145,7 @@ class Sender:
         for more in _chunks(tags, _PARAMS_A_BATCH):
             self._deliver("tags", partial(client.log_batch, run_id, tags=more))
         if opening.dataset is not None:
-            made = DatasetInput(Dataset(**opening.dataset), tags=[InputTag("mlflow.data.context", "training")])
+            made = DatasetInput(Dataset(**opening.dataset), tags=[InputTag("mlflow.data.context", opening.context)])
             self._deliver("the data set", partial(client.log_inputs, run_id, datasets=[made]))
 
     def _send_model(self, client: MlflowClient, run_id: str, opening: Opening) -> None:

@@ -16,6 +16,8 @@ from art_ext.errors import ConfigError, DataError
 from art_ext.evaluation.examples import Examples, read_examples
 from art_ext.evaluation.record import EXAMPLES, FILE, EvaluationRecord, read_evaluation
 from art_ext.host.document import read
+from art_ext.host.evaluating import Echo, Request, evaluate
+from art_ext.host.folders import default_folder
 from art_ext.host.manager import Catalogue
 from art_ext.host.models import open_model
 from art_ext.lifecycle.gate import Decision, decide
@@ -56,8 +58,9 @@ def gate(
     against: str | None = None,
     evaluation: Path | None = None,
     trust: bool = False,
+    echo: Echo,
 ) -> Decision:
-    """Holds a policy against a model.
+    """Holds a policy against a model; one that has no evaluation is evaluated as the policy asks, which takes minutes.
 
     Args:
         model: whatever `open_model` takes.
@@ -67,10 +70,10 @@ def gate(
     Raises:
         ArtExtError: where the model, its evaluation or the champion's cannot be read.
     """
-    mine = _evaluated(model, catalogue, tracking, evaluation, trust)
+    mine = _evaluated(model, policy, catalogue, tracking, evaluation, trust, echo)
     champion = None
     if against is not None and (not against.startswith("models:/") or find_version(tracking.uri, against) is not None):
-        champion = _champion(_evaluated(against, catalogue, tracking, None, trust), mine)
+        champion = _champion(_evaluated(against, policy, catalogue, tracking, None, trust, echo), mine)
     return decide(mine.shown, policy, mine.record, digest=mine.digest, champion=champion)
 
 
@@ -104,16 +107,18 @@ def move_champion(version: Version, tracking: Tracking, alias: str) -> str:
 
 
 def _evaluated(
-    model: str, catalogue: Catalogue, tracking: Tracking, evaluation: Path | None, trust: bool
+    model: str,
+    policy: Policy,
+    catalogue: Catalogue,
+    tracking: Tracking,
+    evaluation: Path | None,
+    trust: bool,
+    echo: Echo,
 ) -> Evaluated:
     opened = open_model(model, catalogue=catalogue, tracking_uri=tracking.uri, trust=trust)
     place = nullcontext(evaluation) if evaluation is not None else _found(model, opened.digest, tracking)
-    with place as folder:
-        if folder is None:
-            raise DataError(
-                f"{masked(model)} has no evaluation; run art-ext evaluate {masked(model)} first, "
-                "or name one with --evaluation"
-            )
+    with place as found:
+        folder = found or _evaluate(model, policy, tracking, trust, echo)
         record = read_evaluation(folder)
         examples = folder / EXAMPLES if folder.is_dir() else folder.parent / EXAMPLES
         return Evaluated(
@@ -124,11 +129,8 @@ def _evaluated(
 @contextmanager
 def _found(model: str, digest: str, tracking: Tracking) -> Iterator[Path | None]:
     """The folder with a model's evaluation: beside its weights, in the run that made it, in the latest run about it."""
-    local = Path(model)
-    if local.is_dir():
-        places = [local / FOLDER / role for role in _ROLES]
-        places += [local.parent / FOLDER / local.name, local / FOLDER, local]
-        yield next((place for place in places if (place / FILE).is_file()), None)
+    if Path(model).is_dir():
+        yield _beside(Path(model))
         return
     runs = []
     if model.startswith("runs:/"):
@@ -143,6 +145,33 @@ def _found(model: str, digest: str, tracking: Tracking) -> Iterator[Path | None]
                 yield folder
                 return
     yield None
+
+
+def _beside(run: Path) -> Path | None:
+    """The evaluation in a run folder, or that of one of its roles."""
+    places = [run / FOLDER / role for role in _ROLES]
+    places += [run.parent / FOLDER / run.name, run / FOLDER, run]
+    return next((place for place in places if (place / FILE).is_file()), None)
+
+
+def _evaluate(model: str, policy: Policy, tracking: Tracking, trust: bool, echo: Echo) -> Path:
+    """Evaluates a model as a policy asks; a run folder keeps its evaluation, others get a folder of their own."""
+    echo(f"{masked(model)} has no evaluation of its present weights; it is evaluated now")
+    output = None if Path(model).is_dir() else default_folder("gate")
+    asked = Request(
+        model,
+        suite=policy.suite,
+        norm=policy.threat.norm,
+        eps=policy.threat.eps,
+        output=output,
+        tracking_uri=tracking.uri,
+        trust=trust,
+    )
+    evaluate(asked, echo)
+    folder = output or _beside(Path(model))
+    if folder is None:
+        raise DataError(f"the evaluation of {masked(model)} cannot be found; name it with --evaluation")
+    return folder
 
 
 def _champion(champion: Evaluated, mine: Evaluated) -> Champion:

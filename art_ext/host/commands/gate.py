@@ -55,6 +55,7 @@ def gate(
         against=against,
         evaluation=evaluation,
         trust=trust,
+        echo=click.echo,
     )
     for line in decision.lines():
         click.echo(line)
