@@ -138,13 +138,21 @@ def damage(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
 
 
 class Full:
-    """The disk takes no more than so many bytes a file, from a step on."""
+    """The disk takes no more than so many bytes a file, from a step on.
 
-    def __init__(self, step: int, size: int) -> None:
-        self.step, self.size, self.taken = step, size, 0
+    Args:
+        pipe: where the process prints, since no file takes it then.
+    """
+
+    def __init__(self, step: int, size: int, pipe: Path) -> None:
+        self.step, self.size, self.pipe, self.taken = step, size, pipe, 0
 
     def __call__(self) -> None:
         from art_ext.engine.step import Step
+
+        with self.pipe.open("w") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
 
         apply: Callable[[Any], None] = Step.apply
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -164,9 +172,11 @@ def disk(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
     for _ in range(tries):
         folder = next(folders)
         size = draw.choice((0, 200, 700, 2_000, 20_000, 100_000))
-        process = runs.start(runs.arguments("run"), folder, Full(draw.randrange(2 * runs.STEPS), size))
+        pipe = folder / "said"
+        os.mkfifo(pipe)
+        process = runs.start(runs.arguments("run"), folder, Full(draw.randrange(2 * runs.STEPS), size, pipe))
+        said = pipe.read_text()
         process.join()
-        said = (folder / "out.txt").read_text()
         lines = [line for line in said.splitlines() if line.startswith("error: ")]
         one_line = len(lines) == 1 and "could not be written" in lines[0] and "Traceback" not in said
         good += process.exitcode == 1 and one_line and resumed(folder, whole)

@@ -132,7 +132,7 @@ def test_sigterm_ends_mlflow_s_run_as_killed_and_resume_as_finished(tmp_path):
     program = [str(Path(sys.executable).parent / "art-ext")]
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     options = {"cwd": tmp_path, "env": environment, "text": True, "stderr": subprocess.PIPE}
-    words = runs.arguments("run", train__epochs="40")
+    words = runs.arguments("run", train__epochs="12")
     process = subprocess.Popen([*program, *words], stdout=subprocess.DEVNULL, **options)
     lines = []
     for line in process.stderr:  # progress
@@ -157,4 +157,4 @@ def test_sigterm_ends_mlflow_s_run_as_killed_and_resume_as_finished(tmp_path):
     assert {ended[role].info.status for role in ("harden", "undefended", "hardened")} == {"FINISHED"}
     for role in ("undefended", "hardened"):
         points = client.get_metric_history(ended[role].info.run_id, "train/loss")
-        assert [point.step for point in points] == list(range(1, 41))
+        assert [point.step for point in points] == list(range(1, 13))
