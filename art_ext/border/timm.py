@@ -1,4 +1,4 @@
-"""timm at the border: networks and optimizers by name, networks as data, and what a network must be like.
+"""timm at the border: networks by name, networks as data, and what a network must be like.
 
 A network built here takes pixels in [0, 1]: mean and standard deviation are layers of it, so that
 attacks and eps stay in pixels. It remembers how it was built, as data from which it can be built
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
@@ -39,7 +39,6 @@ __all__ = [
     "find_head",
     "published",
     "rebuild",
-    "timm_optimizer",
     "unweighted",
 ]
 
@@ -549,30 +548,3 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
 def count_parameters(model: nn.Module, *, trainable: bool = False) -> int:
     """How many numbers the network has (shared ones once), or how many of them are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
-
-
-# ---------------------------------------------------------------------------------- optimizers
-
-
-def timm_optimizer(
-    name: str, params: Iterable[nn.Parameter] | Iterable[dict[str, Any]], **options: Any
-) -> torch.optim.Optimizer:
-    """An optimizer that torch does not have, by timm's name: `lamb`, `lion`, `adan`, `lookahead_sgd`, ...
-
-    timm's defaults hold, among them a momentum of 0.9 where there is one; its `sgd` is Nesterov's.
-
-    Raises:
-        ConfigError: on an unknown name, or an option that the optimizer does not take.
-    """
-    from timm import optim  # late: it loads all optimizers
-
-    known = [str(each) for each in optim.list_optimizers()]  # type: ignore[attr-defined]  # timm forgot its __all__
-    plain = name.lower().removeprefix("lookahead_")
-    if plain not in known:
-        raise ConfigError(unknown("optimizer", name, known))
-    groups: Any = list(params)
-    try:
-        made: torch.optim.Optimizer = optim.create_optimizer_v2(groups, opt=name, **options)  # type: ignore[attr-defined]
-    except Exception as error:  # optional packages, unknown options, bad numbers: each optimizer has its own way
-        raise ConfigError(f"optimizer {name}: {_one_line(error)}") from None
-    return made

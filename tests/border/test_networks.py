@@ -22,7 +22,6 @@ from art_ext.border.timm import (
     count_parameters,
     find_head,
     rebuild,
-    timm_optimizer,
 )
 from art_ext.errors import ConfigError, ModelError
 
@@ -447,26 +446,3 @@ def test_parameters_are_counted_once() -> None:
     model[3].weight.requires_grad_(False)
     assert count_parameters(model) == 12 + 6
     assert count_parameters(model, trainable=True) == 12
-
-
-# ------------------------------------------------------------------------------ optimizers
-
-
-@pytest.mark.parametrize("name", ["lamb", "lion", "adan", "lookahead_sgd"])
-def test_timms_optimizers_move_weights(name: str) -> None:
-    model = nn.Linear(4, 2)
-    before = model.weight.detach().clone()
-    optimizer = timm_optimizer(name, model.parameters(), lr=0.1, weight_decay=1e-4)
-    model(torch.ones(3, 4)).square().sum().backward()
-    optimizer.step()
-    assert not torch.equal(model.weight, before)
-    assert torch.isfinite(model.weight).all()
-
-
-def test_optimizer_errors() -> None:
-    model = nn.Linear(4, 2)
-    with pytest.raises(ConfigError, match=r"unknown optimizer 'lmab'; did you mean .*lamb"):
-        timm_optimizer("lmab", model.parameters())
-    with pytest.raises(ConfigError, match=r"optimizer lion: .*momentums") as caught:
-        timm_optimizer("lion", model.parameters(), momentums=3)
-    assert "\n" not in str(caught.value)
