@@ -1,6 +1,7 @@
 """The folder of an `art-ext harden`, and what it says of how far the run got.
 
     RUN_DIR/recipe.json            the recipe with every default spelled out
+    RUN_DIR/damaged.txt            files of the data set that could not be read and were left out, where there are any
     RUN_DIR/run.json               what a run that goes on has to know (`RunState`)
     RUN_DIR/result.json, .png      the comparison, at the end
     RUN_DIR/ROLE/                  of "undefended" and "hardened" each:
@@ -27,9 +28,9 @@ from typing import Any
 from art_ext.errors import ConfigError
 from art_ext.files import write_atomically
 
-__all__ = ["RECIPE", "RunState", "default_folder", "held", "new_folder"]
+__all__ = ["DAMAGED", "RECIPE", "RunState", "default_folder", "held", "new_folder"]
 
-RECIPE, STATE, LOCK = "recipe.json", "run.json", ".lock"
+RECIPE, STATE, LOCK, DAMAGED = "recipe.json", "run.json", ".lock", "damaged.txt"
 
 
 def default_folder(name: str) -> Path:

@@ -12,7 +12,7 @@ from art_ext.engine.signals import Signals
 from art_ext.errors import Stopped
 from art_ext.evaluation.record import FILE
 from art_ext.files import write_atomically
-from art_ext.host.folders import RECIPE, RunState, default_folder, held, new_folder
+from art_ext.host.folders import DAMAGED, RECIPE, RunState, default_folder, held, new_folder
 from art_ext.host.job import Job, prepare
 from art_ext.host.outcome import Echo, report
 from art_ext.host.recipe import Recipe
@@ -46,6 +46,8 @@ def harden(
         with held(folder) if first.rank == 0 else nullcontext():
             if first.rank == 0:
                 write_atomically(folder / RECIPE, json.dumps(masked_data(job.resolved), indent=1) + "\n")
+                if job.data.damaged:
+                    write_atomically(folder / DAMAGED, "\n".join(job.data.damaged) + "\n")
                 state.save()
             carry_out(job, state, first, echo)
 
