@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as image
 
 from art_ext.parts.noise import Keys
 
@@ -169,6 +168,8 @@ def pixelate(x: Tensor, severity: int, keys: Keys) -> Tensor:
 
 def jpeg(x: Tensor, severity: int, keys: Keys) -> Tensor:
     """Compressed by a JPEG codec of quality c; of other than 1 or 3 channels each on its own."""
+    from torchvision.transforms.v2 import functional as image
+
     quality = (80, 65, 58, 50, 40)[severity - 1]
     levels = (x.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
     if x.shape[1] not in (1, 3):
