@@ -26,7 +26,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_lines_for_an_art_pipeline_run():
+def test_the_lines_for_an_art_pipeline_run(capsys):
     from sklearn.datasets import load_digits
 
     found = load_digits()
@@ -38,16 +38,18 @@ def test_the_lines_for_an_art_pipeline_run():
         model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0, 1), device_type="cpu"
     )
     scope = {"classifier": classifier, "x": x, "y": y}
-    for block in BLOCKS[:2]:
+    for block in BLOCKS[:3]:
         exec(compile(block, "README.md", "exec"), scope)
     assert np.abs(scope["x_adv"] - x).max() <= 0.15 + 1e-6
     assert (Path.cwd() / "mlflow.db").is_file()
+    assert "robust accuracy" in capsys.readouterr().out
+    assert scope["record"].threat.eps == 0.15
 
 
 def test_the_plugin_of_twenty_lines_combines_with_ours(monkeypatch):
     module = types.ModuleType("art_ext_penalty")
     monkeypatch.setitem(sys.modules, "art_ext_penalty", module)
-    exec(compile(BLOCKS[2], "art_ext_penalty.py", "exec"), module.__dict__)
+    exec(compile(BLOCKS[3], "art_ext_penalty.py", "exec"), module.__dict__)
     catalogue = PluginManager.isolated({"penalty": module}).catalogue
     penalty = catalogue.ingredient("confidence_penalty")
     pgd_at = default_manager().catalogue.ingredient("pgd_at")
