@@ -175,7 +175,8 @@ def _section(claim: Claim, found: Interval | None, seeds: Sequence[int], done: M
         values = [as_number(done[term.training.name, seed].values[term.measure.name]) for seed in finished]
         cells = " | ".join(_number(value, term.measure.percent) for value in values)
         unit = ", %" if term.measure.percent else ""
-        lines.append(f"| {letter} | {term.training.name} | {term.measure.words}{unit} | {cells} |")
+        words = term.measure.words.replace("|", "\\|")
+        lines.append(f"| {letter} | {term.training.name} | {words}{unit} | {cells} |")
     if claim.combine is not itself:
         cells = " | ".join(_number(value, claim.percent, signed=True) for value in found.per_seed)
         said = COMBINED[claim.combine].replace("|", "\\|")
