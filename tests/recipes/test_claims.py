@@ -23,7 +23,7 @@ from benchmarks.claims.intervals import (
     Interval,
     difference,
     interval,
-    moves_more,
+    more_than,
     outcome,
     within,
 )
@@ -117,8 +117,11 @@ def test_a_ratio_is_resampled_as_one():
     assert got.high == 1.0
 
 
-def test_what_moves_more_counts_either_way():
-    assert moves_more(0.5, 0.8, 0.9, 0.95) == pytest.approx(0.25)
+def test_a_difference_of_noise_is_not_seen_beside_one_of_nothing():
+    generator = np.random.default_rng(3)
+    a, b = ([rows(generator, 0.8) for _ in range(3)] for _ in range(2))
+    c = [rows(generator, 0.9) for _ in range(3)]
+    assert outcome(interval([a, b, c, c], more_than), ABOVE) == NOT_SEEN
 
 
 def test_the_table_of_claims_hangs_together():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.claims.claim import Claim, Paper, Term, Training
-from benchmarks.claims.intervals import ABOVE, BELOW, moves_more, within
+from benchmarks.claims.intervals import ABOVE, BELOW, more_than, within
 from benchmarks.claims.measures import accuracy, clean, robust
 from benchmarks.claims.trainings import (
     adam,
@@ -28,11 +28,11 @@ def decays(name: str, high: Training, low: Training, said: str) -> Claim:
     return Claim(
         f"tricks-decay-{name}",
         "figures 1 and 5",
-        f"Weight decay ({said}) moves robust accuracy more than clean accuracy.",
+        f"Weight decay ({said}) raises robust accuracy by more than clean accuracy.",
         (Term(high, robust()), Term(low, robust()), Term(high, clean), Term(low, clean)),
         ABOVE,
         "WRN-34-10, 5e-4 for 1e-4: AA 52.2% for 46.4%, clean 86.1% for 85.9%",
-        moves_more,
+        more_than,
     )
 
 
