@@ -32,7 +32,7 @@ from art_ext.api import (
     objective_named,
 )
 from art_ext_attacks.ascent import TINY, Region, ascend, check_norm
-from art_ext_attacks.passes import look
+from art_ext_attacks.passes import joined, look, runs_at_once
 from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall
 
 TARGETS = 9
@@ -124,14 +124,23 @@ class APGD:
         if mask is not None:
             mask = torch.as_tensor(mask, dtype=x.dtype, device=x.device).expand_as(x)
         best = Best(x, settles=True)
-        for aim, noise in self._runs(net, x, score, keys):
+        runs, done = list(self._runs(net, x, score, keys)), 0
+        while done < len(runs):
             rows = best.open_rows()
             if len(rows) == 0:
                 break
-            made = self._run(net, x[rows], aim[rows], noise[rows], None if mask is None else mask[rows])
-            out, part, own = look(net, made), best.part(rows), score[rows]
-            part.consider(made, own.value(out), own.wrong(out))
+            some = runs[done : done + runs_at_once(x, len(rows), done)]
+            clean, own_mask = x[rows], None if mask is None else mask[rows]
+            starts = torch.cat([self._start(clean, noise[rows], own_mask) for _, noise in some])
+            aims = joined([aim[rows] for aim, _ in some])
+            whole_mask = None if own_mask is None else torch.cat([own_mask] * len(some))
+            points = self._run(net, torch.cat([clean] * len(some)), aims, starts, whole_mask)
+            part, own = best.part(rows), score[rows]
+            for made in points.chunk(len(some)):  # in their order: the first success stays
+                out = look(net, made)
+                part.consider(made, own.value(out), own.wrong(out))
             best.merge(rows, part)
+            done += len(some)
         return Adversarial(best.x, best.x - x)
 
     def _runs(self, net: Forward, x: Tensor, score: Score, keys: Keys) -> Iterator[tuple[Score, Keys]]:
@@ -147,19 +156,22 @@ class APGD:
             for restart in range(self.restarts):
                 yield aim, noise.stream("start", restart)
 
-    def _run(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None) -> Tensor:
+    def _start(self, x: Tensor, keys: Keys, mask: Tensor | None) -> Tensor:
+        eps = self.norm.largest * (LARGER[0][0] if self.larger else 1)
+        return Region.of(self.norm, eps, x, self.clip, mask).start(keys)
+
+    def _run(self, net: Forward, x: Tensor, score: Score, start: Tensor, mask: Tensor | None) -> Tensor:
         eps = self.norm.largest
         if not self.larger:
             region = Region.of(self.norm, eps, x, self.clip, mask)
-            return ascend(net, region, score, region.start(keys), self.steps, eot=self.eot)
+            return ascend(net, region, score, start, self.steps, eot=self.eot)
         counts = [math.ceil(share * self.steps) for _, share in LARGER[:-1]]
         counts.append(self.steps - sum(counts))
-        point = Region.of(self.norm, eps * LARGER[0][0], x, self.clip, mask).start(keys)
         for (factor, _), steps in zip(LARGER, counts, strict=True):
             region, last = Region.of(self.norm, eps * factor, x, self.clip, mask), factor == 1
-            start = region.inside(point)
-            point = ascend(net, region, score, start, max(steps, 1), warm=True, settles=last, eot=self.eot)
-        return point
+            inside = region.inside(start)
+            start = ascend(net, region, score, inside, max(steps, 1), warm=True, settles=last, eot=self.eot)
+        return start
 
     def __str__(self) -> str:
         aim = f"on targeted {self.objective} towards {self.targets} classes" if self.targets else f"on {self.objective}"

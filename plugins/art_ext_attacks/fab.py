@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -26,7 +26,7 @@ from art_ext.api import (
 )
 from art_ext_attacks.apgd import TARGETS, likely_classes
 from art_ext_attacks.ascent import TINY, Region, Rowwise, check_norm, image_shaped
-from art_ext_attacks.passes import look, slopes
+from art_ext_attacks.passes import joined, look, runs_at_once, slopes
 from art_ext_attacks.projections import onto_hyperplane
 from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall, entry
 
@@ -91,13 +91,19 @@ class FAB:
         if mask is not None:
             mask = torch.as_tensor(mask, dtype=x.dtype, device=x.device).expand_as(x)
         found = Nearest(x.clone(), torch.full((len(x),), float("inf"), dtype=x.dtype, device=x.device))
-        for boundary, noise in self._runs(net, x, score, keys):
+        runs, done = list(self._runs(net, x, score, keys)), 0
+        while done < len(runs):
             rows = (found.distance > self._enough).nonzero().squeeze(1)
             if len(rows) == 0:
                 break
+            some = runs[done : done + runs_at_once(x, len(rows), done)]
             own = None if mask is None else mask[rows]
-            hunt = self._start(x[rows], score[rows], boundary[rows], noise, keys[rows], own)
-            found.take(rows, self._run(net, hunt))
+            hunts = [self._start(x[rows], score[rows], aim[rows], noise, keys[rows], own) for aim, noise in some]
+            run = self._run(net, together(hunts))
+            for point, distance in zip(run.point.chunk(len(some)), run.distance.chunk(len(some)), strict=True):
+                stands = found.distance[rows] > self._enough  # in their order: the first success stays
+                found.take(rows[stands], Nearest(point[stands], distance[stands]))
+            done += len(some)
         kept = found.distance < float("inf") if self.minimal else found.distance <= self.norm.largest
         adv = torch.where(image_shaped(kept), found.point, x)
         return Adversarial(adv, adv - x)
@@ -226,6 +232,21 @@ class Hunt(Rowwise):
         nearer = wrong & (distance < self.distance)
         best = torch.where(image_shaped(nearer), point, self.best)
         return replace(self, best=best, distance=torch.where(nearer, distance, self.distance)), wrong
+
+
+def together(hunts: Sequence[Hunt]) -> Hunt:
+    """Several runs over the same examples as one, run by run."""
+    first, *others = hunts
+    if not others:
+        return first
+    parts = ("clean", "low", "high", "point", "best", "distance")
+    tensors: dict[str, Any] = {name: torch.cat([getattr(hunt, name) for hunt in hunts]) for name in parts}
+    boundaries = [hunt.boundary for hunt in hunts]
+    compared = [boundary.others for boundary in boundaries if boundary.others is not None]
+    boundary = Boundary(torch.cat([b.y for b in boundaries]), torch.cat(compared) if compared else None)
+    row = torch.arange(len(boundary.y), device=first.row.device)
+    score = joined([hunt.score for hunt in hunts])
+    return replace(first, row=row, boundary=boundary, score=score, **tensors)
 
 
 def dual(norm: Norm, grads: Tensor) -> Tensor:

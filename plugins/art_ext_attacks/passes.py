@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from art_ext.api import Forward, Outputs, Score
 
+TOGETHER, NUMBERS = 256, 2**17
+"""Several runs over the same examples go through at once up to so many rows, and numbers in their images, or
+as many rows as the whole batch had: that much fits into memory."""
 LEAST_ROWS = 8
 """Matrix kernels add up in another order below a handful of rows; smaller batches repeat their own rows."""
+
+
+def runs_at_once(x: Tensor, standing: int, done: int) -> int:
+    """How many runs to put into one: the first alone, since most that fall fall there, then as many as fit."""
+    rows = max(len(x), min(TOGETHER, NUMBERS // x.shape[1:].numel()))
+    return max(rows // standing, 1) if done else 1
+
+
+def joined(scores: Sequence[Score]) -> Score:
+    """The scores of several runs as that of one; they differ in labels and references alone."""
+    first, *_ = scores
+    references = (torch.cat(parts) for parts in zip(*(score.reference for score in scores), strict=True))
+    return replace(first, y=torch.cat([score.y for score in scores]), reference=tuple(references))
 
 
 def filled(n: int, device: torch.device) -> Tensor | None:
