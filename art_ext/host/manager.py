@@ -328,6 +328,7 @@ class PluginManager:
     def _register(self, record: _Record) -> None:
         from art_ext.host.guarded import TooLong, limited
 
+        importlib.import_module("art_ext.api")  # before the clock starts: torch, which takes long on a busy machine
         try:
             with limited("its import"):
                 record.plugin = record.load()

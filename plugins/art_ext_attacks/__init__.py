@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from art_ext_attacks.art import (
         APGDAttack,
         AutoAttack,
+        CorruptionAttack,
         CWL2Attack,
         FABAttack,
         FramesAttack,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         RaySAttack,
         SPSAAttack,
         SquareAttack,
+        TransferAttack,
     )
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "AutoAttack",
     "AutoAttackIngredient",
     "CWL2Attack",
+    "CorruptionAttack",
     "FABAttack",
     "FABIngredient",
     "FramesAttack",
@@ -56,6 +59,7 @@ __all__ = [
     "Square",
     "SquareAttack",
     "SquareIngredient",
+    "TransferAttack",
     "components",
     "likely_classes",
     "targeted_dlr",
@@ -67,6 +71,7 @@ __getattr__ = lazily(
         "APGDAttack",
         "AutoAttack",
         "CWL2Attack",
+        "CorruptionAttack",
         "FABAttack",
         "FramesAttack",
         "ILCMAttack",
@@ -74,6 +79,7 @@ __getattr__ = lazily(
         "RaySAttack",
         "SPSAAttack",
         "SquareAttack",
+        "TransferAttack",
     ),
 )
 

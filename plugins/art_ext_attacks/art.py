@@ -1,8 +1,15 @@
 """The attacks of this package as ART's evasion attacks."""
 
-from art_ext.border.art import MethodAttack
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from art_ext.api import Attack, Facts
+from art_ext.border.art import ClassifierView, MethodAttack
 from art_ext_attacks.apgd import APGDIngredient
 from art_ext_attacks.autoattack import AutoAttackIngredient
+from art_ext_attacks.corrupted import CommonCorruption
 from art_ext_attacks.fab import FABIngredient
 from art_ext_attacks.frames import Frames
 from art_ext_attacks.least_likely import ILCM
@@ -11,6 +18,7 @@ from art_ext_attacks.rays import RaySIngredient
 from art_ext_attacks.saliency import JSMAIngredient
 from art_ext_attacks.spsa import SPSAIngredient
 from art_ext_attacks.square import SquareIngredient
+from art_ext_attacks.transfer import Transfer, Transferred
 
 
 class ILCMAttack(MethodAttack):
@@ -19,7 +27,7 @@ class ILCMAttack(MethodAttack):
     ingredient = ILCM
 
 
-class CWL2Attack(MethodAttack):
+class CWL2Attack(MethodAttack, bounded=False):
     """C&W L2: `CWL2Attack(classifier, steps=1000).generate(x, y)`; its distances are not bounded."""
 
     ingredient = CWL2
@@ -37,16 +45,41 @@ class RaySAttack(MethodAttack):
     ingredient = RaySIngredient
 
 
-class FramesAttack(MethodAttack):
+class FramesAttack(MethodAttack, bounded=False):
     """Adversarial frames: `FramesAttack(classifier, width=2).generate(x, y)`."""
 
     ingredient = Frames
 
 
-class JSMAAttack(MethodAttack):
+class JSMAAttack(MethodAttack, bounded=False):
     """JSMA: `JSMAAttack(classifier, values=20).generate(x, y)`."""
 
     ingredient = JSMAIngredient
+
+
+class CorruptionAttack(MethodAttack, bounded=False):
+    """A common corruption: `CorruptionAttack(classifier, kind="fog", severity=3).generate(x)`."""
+
+    ingredient = CommonCorruption
+
+
+class TransferAttack(MethodAttack):
+    """Examples of another classifier: `TransferAttack(classifier, surrogate=other, eps=0.15).generate(x, y)`.
+
+    The surrogate is an ART `PyTorchClassifier` for the same images and classes; the classifier itself is asked nothing.
+    """
+
+    ingredient = Transferred
+
+    @classmethod
+    def example(cls, classifier: Any) -> TransferAttack:
+        """A small instance."""
+        return cls(classifier, surrogate=classifier, eps=0.1, steps=2)
+
+    def attack(self, facts: Facts) -> Attack:
+        made = super().attack(facts)
+        assert isinstance(made, Transfer)
+        return replace(made, surrogate=ClassifierView(made.surrogate, type(self)).net)
 
 
 class APGDAttack(MethodAttack):

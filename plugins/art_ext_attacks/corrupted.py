@@ -18,8 +18,11 @@ from art_ext.api import (
     ConfigError,
     EvaluationContext,
     Forward,
+    Ingredient,
     Keys,
     Objective,
+    Paper,
+    Plan,
     Score,
     cw,
     unknown,
@@ -58,6 +61,37 @@ class Corrupt:
         return f"{self.name} of severity {self.severity}"
 
 
+def known(name: str) -> str:
+    """The name of a corruption; raises ValueError for another."""
+    if name not in CORRUPTIONS:
+        raise ValueError(unknown("corruption", name, CORRUPTIONS))
+    return name
+
+
+class CommonCorruption(Ingredient):
+    """One common corruption as an attack of its own, though nobody attacks."""
+
+    name = "corruption"
+    paper = Paper(
+        "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+        "Hendrycks, Dietterich",
+        "ICLR",
+        2019,
+        "https://arxiv.org/abs/1903.12261",
+    )
+
+    kind: Annotated[str, Field(description="its name, such as gaussian_noise, fog or jpeg")] = "gaussian_noise"
+    severity: Annotated[int, Field(ge=1, le=5, strict=True)] = 3
+
+    @field_validator("kind")
+    @classmethod
+    def _known(cls, kind: str) -> str:
+        return known(kind)
+
+    def apply(self, plan: Plan) -> Plan:
+        return plan.fill(self, attack=Corrupt(self.kind, self.severity, plan.facts.clip))
+
+
 class CorruptionOptions(AttackSettings):
     """Common corruptions in a recipe's `evaluate:`."""
 
@@ -67,10 +101,7 @@ class CorruptionOptions(AttackSettings):
     @field_validator("names")
     @classmethod
     def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
-            if name not in CORRUPTIONS:
-                raise ValueError(unknown("corruption", name, CORRUPTIONS))
-        return names
+        return tuple(known(name) for name in names)
 
 
 def build(options: CorruptionOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:

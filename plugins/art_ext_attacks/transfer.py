@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,16 +18,18 @@ from art_ext.api import (
     ConfigError,
     Count,
     EvaluationContext,
+    Facts,
     Forward,
     Keys,
     NonNegative,
     Norm,
     Objective,
+    Paper,
     Score,
     cw,
     frozen,
 )
-from art_ext_attacks.settings import OfThreat
+from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,38 @@ class Transfer:
         return f"transfer from {self.label} of {self.attack}"
 
 
-class TransferOptions(OfThreat):
-    """Transfer in a recipe's `evaluate:`, from every surrogate that the evaluation knows."""
+class TransferSettings(AttackSettings):
+    """Options of the attack on the surrogate."""
 
     steps: Count = 50
     momentum: Annotated[NonNegative, Field(description="decay mu of MI-FGSM")] = 1.0
     restarts: Count = 1
+
+    def on_surrogate(self, ball: Norm, clip: tuple[float, float]) -> PGD:
+        """PGD with momentum, whose best iterate is best for the surrogate."""
+        return PGD(ball, self.steps, momentum=self.momentum, restarts=self.restarts, clip=clip, keep="best")
+
+
+class TransferOptions(OfThreat, TransferSettings):
+    """Transfer in a recipe's `evaluate:`, from every surrogate that the evaluation knows."""
+
+
+class Transferred(OnBall, TransferSettings):
+    """Transfer as an attack of its own."""
+
+    name = "transfer"
+    paper = Paper(
+        "Boosting Adversarial Attacks with Momentum",
+        "Dong, Liao, Pang, Su, Zhu, Hu, Li",
+        "CVPR",
+        2018,
+        "https://arxiv.org/abs/1710.06081",
+    )
+
+    surrogate: Annotated[Any, Field(description="the network that is attacked in the other's place")]
+
+    def attack(self, ball: Norm, facts: Facts) -> Attack:
+        return Transfer(self.on_surrogate(ball, facts.clip), self.surrogate, "the surrogate")
 
 
 def build(options: TransferOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
@@ -78,8 +106,7 @@ def build(options: TransferOptions, context: EvaluationContext) -> Sequence[tupl
     """
     if not context.surrogates:
         raise ConfigError("transfer needs another network to craft on; name one, such as --baseline MODEL, or drop it")
-    ball = options.ball(context)
-    pgd = PGD(ball, options.steps, momentum=options.momentum, restarts=options.restarts, clip=context.clip, keep="best")
+    pgd = options.on_surrogate(options.ball(context), context.clip)
     return [(f"transfer_{name}", Transfer(pgd, net, name)) for name, net in context.surrogates.items()]
 
 
