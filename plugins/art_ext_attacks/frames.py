@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 import torch
@@ -105,6 +106,7 @@ class Frames(Ingredient, FrameSettings):
         2019,
         "https://arxiv.org/abs/1812.04599",
     )
+    trial = MappingProxyType({"steps": 4})
 
     def apply(self, plan: Plan) -> Plan:
         return plan.fill(self, attack=self.frame(plan.facts.clip, objective_named(self.objective)))

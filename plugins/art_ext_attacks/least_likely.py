@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Annotated
 
 import torch
@@ -54,6 +55,7 @@ class ILCM(OnBall, LeastLikelySettings):
         2017,
         "https://arxiv.org/abs/1607.02533",
     )
+    trial = MappingProxyType({"steps": 4})
 
 
 ENTRY = entry(

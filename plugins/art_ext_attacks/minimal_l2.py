@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -64,6 +65,7 @@ class CWL2(Ingredient, CarliniWagnerSettings):
         2017,
         "https://arxiv.org/abs/1608.04644",
     )
+    trial = MappingProxyType({"steps": 20, "search_steps": 2, "initial_const": 1.0})
 
     def apply(self, plan: Plan) -> Plan:
         return plan.fill(self, attack=self.nearest(plan.facts, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -92,7 +93,7 @@ class _Search:
     def run(self) -> None:
         everyone = torch.arange(len(self.x), device=self.x.device)
         self.radius[self._wrong(everyone, self.direction, self.x.new_zeros(len(self.x)))] = 0
-        self._try(self._open(), self.direction)
+        self._try(rows := self._open(), self.direction[rows])
         level, last = 0, (self.direction.shape[1] - 1).bit_length()
         while len(self._open()) > 0:
             size = -(-self.direction.shape[1] // 2**level)
@@ -163,6 +164,7 @@ class RaySIngredient(OnBall, RaySSettings):
         2020,
         "https://arxiv.org/abs/2006.12792",
     )
+    trial = MappingProxyType({"eps": 0.4, "queries": 300})
 
 
 ENTRY = entry(

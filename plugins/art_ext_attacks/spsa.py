@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -156,6 +157,7 @@ class SPSAIngredient(OnBall, SPSASettings):
         2018,
         "https://arxiv.org/abs/1802.05666",
     )
+    trial = MappingProxyType({"steps": 4, "samples": 8})
 
 
 ENTRY = entry(

@@ -180,6 +180,15 @@ def test_rays_counts_its_queries():
     assert model.seen <= 8 * 50 + 8  # and the test's own look
 
 
+def test_rays_leaves_alone_what_is_wrong_already():
+    model, x = linear(), images()
+    y = model(x).argmax(1)
+    y[::2] = (y[::2] + 1) % 3
+    adv, wrong = run(RayS(Linf(0.4), 300), model, x, y=y)
+    assert torch.equal(adv[::2], x[::2])
+    assert wrong.all()
+
+
 def test_blocks_are_turned_in_order():
     ones = torch.ones(1, 6)
     assert flipped(ones, 1, 0).tolist() == [[-1, -1, -1, 1, 1, 1]]
