@@ -71,7 +71,7 @@ class RayS:
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
         search = _Search(self, net, x, score, mask)
         search.run()
-        adv = torch.where((search.radius <= self.norm.largest).reshape(-1, 1, 1, 1), search.nearest(), x)
+        adv = search.nearest(self.norm.largest)
         return Adversarial(adv, adv - x)
 
     def __str__(self) -> str:
@@ -104,8 +104,9 @@ class _Search:
                 self._try(rows, flipped(self.direction[rows], level, block))
             level = min(level + 1, last)
 
-    def nearest(self) -> Tensor:
-        return self._at(slice(None), self.direction, torch.where(self.radius.isfinite(), self.radius, 0))
+    def nearest(self, eps: float) -> Tensor:
+        """The nearest misclassified image of each, or as far towards it as eps allows."""
+        return self._at(slice(None), self.direction, self.radius.clamp(max=eps))
 
     def _open(self) -> Tensor:
         """Rows that are neither within eps nor out of queries."""
@@ -164,7 +165,7 @@ class RaySIngredient(OnBall, RaySSettings):
         2020,
         "https://arxiv.org/abs/2006.12792",
     )
-    trial = MappingProxyType({"eps": 0.4, "queries": 300})
+    trial = MappingProxyType({"queries": 60})
 
 
 ENTRY = entry(

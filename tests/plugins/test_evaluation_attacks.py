@@ -161,7 +161,7 @@ def test_rays_finds_the_radius_of_a_linear_network():
     adv, wrong = run(RayS(Linf(0.1), 2000), model, x)
     assert not wrong[need > 0.1].any()
     assert wrong[need < 0.07].all()
-    assert torch.equal(adv[~wrong], x[~wrong])
+    assert float((adv - x).abs().max()) <= 0.1 + 1e-9
 
 
 def test_rays_counts_its_queries():
