@@ -49,9 +49,10 @@ are no paper's claim but a known weakness, and say so.
   over the seeds' paired differences ("t"), which is wide with three seeds.
 - **Outcomes** follow from the interval by rule: "seen" if all of it lies on the claimed side of the bound (0 unless
   stated), "the opposite was seen" if all of it lies on the other side, "not seen at this scale" if it covers the bound,
-  "not run" without a finished training. Directions and bounds were set beforehand; two radii (L2 and L1 of CCAT) and
-  the large weight decay were chosen after a look at a seed that is not on this page. With {n} claims, chance alone puts
-  a few on a wrong side.
+  "not run" without a finished training. Directions and bounds were set beforehand, with these exceptions: two radii
+  (L2 and L1 of CCAT) and the large weight decay were chosen after a look at a seed that is not on this page, and the
+  claims on weight decay compare signed differences where absolute ones, tried first, counted noise as seen. With {n}
+  claims, chance alone puts a few on a wrong side.
 - **To reproduce**: `make claims`. Finished trainings are kept in `runs/claims` and not run again, so it can be
   interrupted; `rm -r runs/claims` starts afresh. `python -m benchmarks.claims --only rce` runs one method.
 """
