@@ -52,8 +52,8 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def job(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Stands for `art_ext.host.harden` and `art_ext.host.dry_run`, which train and probe."""
     fake = ModuleType("fake_job")
-    fake.harden = lambda recipe, *, output, echo: echo(f"hardened {recipe.name} to {output}")  # type: ignore[attr-defined]
-    fake.dry_run = lambda recipe, echo: echo(f"would harden {recipe.name}")  # type: ignore[attr-defined]
+    fake.harden = lambda recipe, *, output, echo, trust: echo(f"hardened {recipe.name} to {output}")  # type: ignore[attr-defined]
+    fake.dry_run = lambda recipe, echo, *, trust: echo(f"would harden {recipe.name}")  # type: ignore[attr-defined]
     for name in ("harden", "dry_run"):
         monkeypatch.setitem(sys.modules, f"art_ext.host.{name}", fake)
     return fake

@@ -270,11 +270,15 @@ def test_one_plugin_with_one_name_twice_is_told_so() -> None:
         _ = PluginManager.isolated({"one": twice}).catalogue
 
 
+class NoOptions(BaseModel):
+    """Of an attack that has none."""
+
+
 def test_attacks_and_models_are_found_by_name() -> None:
-    attack = AttackEntry("poke", "pokes", BaseModel, lambda options, context: [])
+    attack = AttackEntry("poke", "pokes", NoOptions, lambda options, context: [])
     model = ModelEntry("crowd", "votes", lambda options, facts: None)  # type: ignore[arg-type, return-value]
     catalogue = PluginManager.isolated({"one": plugin(attacks=lambda: [attack], models=lambda: [model])}).catalogue
-    assert catalogue.attack("poke").build(BaseModel(), None) == []  # type: ignore[arg-type]
+    assert catalogue.attack("poke").build(NoOptions(), None) == []  # type: ignore[arg-type]
     assert catalogue.model("crowd").summary == "votes"
     with pytest.raises(ConfigError, match=r"unknown attack 'pok'; did you mean poke\?"):
         catalogue.attack("pok")
