@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "resume"))
-runs: Any = importlib.import_module("runs")
+endings: Any = importlib.import_module("endings")
 
 KILLS = 20
 BEGIN, END = "<!-- survival: begin -->", "<!-- survival: end -->"
@@ -38,24 +38,24 @@ class Whole:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        runs.finish(["--version"], folder)  # what all runs import
+        endings.finish(["--version"], folder)  # what all runs import
         began = time.monotonic()
-        runs.finish(runs.arguments("run"), folder, runs.Moments(folder / "moments"))
+        endings.finish(endings.arguments("run"), folder, endings.Moments(folder / "moments"))
         self.seconds = time.monotonic() - began
         self.moments = int((folder / "moments").read_text())
-        self.outcome = runs.outcome(folder / "run")
+        self.outcome = endings.outcome(folder / "run")
 
     def equals(self, run: Path) -> bool:
-        return bool(runs.same(runs.outcome(run), self.outcome))
+        return bool(endings.same(endings.outcome(run), self.outcome))
 
 
 def resumed(folder: Path, whole: Whole) -> bool:
     """Goes on with a run, and whether it came to the same."""
     if (folder / "run" / "run.json").exists():
-        runs.finish(["resume", "run"], folder)
+        endings.finish(["resume", "run"], folder)
     else:  # killed before anything was kept
         shutil.rmtree(folder / "run", ignore_errors=True)
-        runs.finish(runs.arguments("run"), folder)
+        endings.finish(endings.arguments("run"), folder)
     return whole.equals(folder / "run")
 
 
@@ -66,8 +66,8 @@ def kill(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
         exit_code = 0
         while exit_code != -signal.SIGKILL:  # by the clock it may have been over
             folder = next(folders)
-            bomb = runs.Moments(None, draw.randrange(whole.moments)) if number % 2 else None
-            process = runs.start(runs.arguments("run"), folder, bomb)
+            bomb = endings.Moments(None, draw.randrange(whole.moments)) if number % 2 else None
+            process = endings.start(endings.arguments("run"), folder, bomb)
             if bomb is None:
                 time.sleep(whole.seconds * draw.uniform(0.1, 0.9))
                 process.kill()
@@ -106,7 +106,7 @@ def sigterm(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
     draw, good, slowest, tries = random.Random(1), 0, 0.0, 5
     for _ in range(tries):
         folder = next(folders)
-        process = runs.start(runs.arguments("run"), folder, Signalled(draw.randrange(2 * runs.STEPS), folder / "sent"))
+        process = endings.start(endings.arguments("run"), folder, Signalled(draw.randrange(2 * endings.STEPS), folder / "sent"))
         process.join()
         slowest = max(slowest, time.monotonic() - float((folder / "sent").read_text()))
         good += process.exitcode == 143 and resumed(folder, whole)
@@ -118,7 +118,7 @@ def damage(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
     from art_ext.engine.checkpoint import Shelf
 
     draw, folder, noticed = random.Random(2), next(folders), 0
-    process = runs.start(runs.arguments("run"), folder, Signalled(runs.STEPS + 8, folder / "sent"))
+    process = endings.start(endings.arguments("run"), folder, Signalled(endings.STEPS + 8, folder / "sent"))
     process.join()
     shelf = Shelf(folder / "run" / "hardened")
     before, last = shelf.paths()
@@ -174,7 +174,7 @@ def disk(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
         size = draw.choice((0, 200, 700, 2_000, 20_000, 100_000))
         pipe = folder / "said"
         os.mkfifo(pipe)
-        process = runs.start(runs.arguments("run"), folder, Full(draw.randrange(2 * runs.STEPS), size, pipe))
+        process = endings.start(endings.arguments("run"), folder, Full(draw.randrange(2 * endings.STEPS), size, pipe))
         said = pipe.read_text()
         process.join()
         lines = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -205,8 +205,8 @@ class Poisoned:
 def nan(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
     draw, good, tries = random.Random(4), 0, 5
     for _ in range(tries):
-        folder, step = next(folders), draw.randrange(runs.STEPS)
-        process = runs.start(runs.arguments("run"), folder, Poisoned(step))
+        folder, step = next(folders), draw.randrange(endings.STEPS)
+        process = endings.start(endings.arguments("run"), folder, Poisoned(step))
         process.join()
         said = (folder / "out.txt").read_text()
         named = f"became NaN or infinite at step {step}, in the part 'clean'" in said
@@ -224,7 +224,7 @@ def two(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
             port = found.getsockname()[1]
         for rank in range(2):
             (folder / str(rank)).mkdir(exist_ok=True)
-        return [runs.start(words, folder / str(rank), partial(_ranked, rank, port, then[rank])) for rank in range(2)]
+        return [endings.start(words, folder / str(rank), partial(_ranked, rank, port, then[rank])) for rank in range(2)]
 
     def carried_out(words: list[str], folder: Path) -> None:
         for process in both(words, folder):
@@ -232,12 +232,12 @@ def two(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
             assert process.exitcode == 0, folder
 
     alone = next(folders)
-    carried_out(runs.arguments(str(alone / "run")), alone)
-    expected = runs.outcome(alone / "run")
+    carried_out(endings.arguments(str(alone / "run")), alone)
+    expected = endings.outcome(alone / "run")
     for number in range(tries):
         folder, victim = next(folders), number % 2
-        bomb = runs.Moments(None, draw.randrange(20, 60))
-        processes = both(runs.arguments(str(folder / "run")), folder, (None, bomb) if victim else (bomb, None))
+        bomb = endings.Moments(None, draw.randrange(20, 60))
+        processes = both(endings.arguments(str(folder / "run")), folder, (None, bomb) if victim else (bomb, None))
         processes[victim].join()
         died = time.monotonic()
         processes[1 - victim].join()
@@ -246,7 +246,7 @@ def two(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
         one_line = sum(line.startswith("error: ") for line in said.splitlines()) == 1
         if (folder / "run" / "run.json").exists():
             carried_out(["resume", str(folder / "run")], folder)
-            good += one_line and runs.same(runs.outcome(folder / "run"), expected)
+            good += one_line and endings.same(endings.outcome(folder / "run"), expected)
     return tries, f"{good} of {tries} bit-identical after resume; the other ended within {slowest:.1f} s, in one line"
 
 

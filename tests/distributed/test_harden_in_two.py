@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "resume"))
-import runs
+import endings
 
 LAUNCHED = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID")
 
@@ -57,7 +57,7 @@ def both(words, folder, launcher=under_torchrun, then=(None, None)):
     for rank in range(2):
         own = folder / f"rank{rank}"
         own.mkdir(exist_ok=True)
-        processes.append(runs.start(words, own, partial(before, launcher, rank, port, then[rank])))
+        processes.append(endings.start(words, own, partial(before, launcher, rank, port, then[rank])))
     return processes
 
 
@@ -71,14 +71,14 @@ def finish(words, folder, **options):
 
 
 def arguments(folder, **changed):
-    return runs.arguments(str(folder / "run"), evaluate="[{pgd: {steps: 1}}]", **changed)
+    return endings.arguments(str(folder / "run"), evaluate="[{pgd: {steps: 1}}]", **changed)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     printed = finish(arguments(folder), folder)
-    return runs.outcome(folder / "run"), printed
+    return endings.outcome(folder / "run"), printed
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_the_first_process_alone_prints_and_writes(whole):
 @pytest.mark.parametrize("victim", [0, 1])
 def test_when_one_is_killed_the_other_ends_soon_and_both_go_on(victim, whole, tmp_path):
     expected, _ = whole
-    bomb = runs.Moments(None, 150 if victim == 0 else 40)
+    bomb = endings.Moments(None, 150 if victim == 0 else 40)
     processes = both(arguments(tmp_path), tmp_path, then=(bomb, None) if victim == 0 else (None, bomb))
     processes[victim].join()
     assert processes[victim].exitcode == -signal.SIGKILL
@@ -108,10 +108,10 @@ def test_when_one_is_killed_the_other_ends_soon_and_both_go_on(victim, whole, tm
     assert f"process {1 - victim} of 2 lost another one" in line
     assert "Traceback" not in printed
     finish(["resume", str(tmp_path / "run")], tmp_path)
-    assert runs.same(runs.outcome(tmp_path / "run"), expected)
+    assert endings.same(endings.outcome(tmp_path / "run"), expected)
 
 
 @pytest.mark.slow
 def test_slurm_starts_it_as_well(whole, tmp_path):
     finish(arguments(tmp_path), tmp_path, launcher=under_slurm)
-    assert runs.same(runs.outcome(tmp_path / "run"), whole[0])
+    assert endings.same(endings.outcome(tmp_path / "run"), whole[0])

@@ -8,9 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import endings
 import pytest
 
-import runs
 from art_ext.engine.fit import Fit
 from art_ext.host.cli import main
 from art_ext.host.folders import held
@@ -42,12 +42,12 @@ def interrupted(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        runs.without_tracking(patch.setattr)
+        endings.without_tracking(patch.setattr)
         with pytest.raises(SystemExit):
-            main(runs.arguments("whole"))
+            main(endings.arguments("whole"))
         patch.setattr(Fit, "take", counted)
         with pytest.raises(PowerCut):
-            main(runs.arguments("run"))
+            main(endings.arguments("run"))
     assert Path.cwd() == before
     return folder
 
@@ -55,7 +55,7 @@ def interrupted(tmp_path_factory):
 @pytest.fixture
 def run(interrupted, tmp_path, monkeypatch):
     """A copy of the interrupted run, and another working folder."""
-    runs.without_tracking(monkeypatch.setattr)
+    endings.without_tracking(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     copy = tmp_path / "run"
     shutil.copytree(interrupted / "run", copy)
@@ -68,7 +68,7 @@ def test_from_another_folder_it_goes_on_to_the_same_end(run, interrupted, capfd)
     assert code == 0
     assert f"resumes   {run}: undefended done" in out
     assert "accuracy (95% interval)" in out
-    assert runs.same(runs.outcome(run), runs.outcome(interrupted / "whole"))
+    assert endings.same(endings.outcome(run), endings.outcome(interrupted / "whole"))
     one, other = (json.loads((folder / "result.json").read_text()) for folder in (run, interrupted / "whole"))
     for role in one:
         for result in (one[role], other[role]):
@@ -120,7 +120,7 @@ def test_a_folder_has_one_process_at_a_time(run, capfd):
 
 
 def test_a_new_run_does_not_go_into_an_old_one(run, capfd):
-    code, _, err = call(capfd, *runs.arguments(str(run)))
+    code, _, err = call(capfd, *endings.arguments(str(run)))
     assert code == 2
     assert f"art-ext resume {run} goes on with the run in it" in err
 
@@ -132,7 +132,7 @@ def test_sigterm_ends_mlflow_s_run_as_killed_and_resume_as_finished(tmp_path):
     program = [str(Path(sys.executable).parent / "art-ext")]
     environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
     options = {"cwd": tmp_path, "env": environment, "text": True, "stderr": subprocess.PIPE}
-    words = runs.arguments("run", train__epochs="12")
+    words = endings.arguments("run", train__epochs="12")
     process = subprocess.Popen([*program, *words], stdout=subprocess.DEVNULL, **options)
     lines = []
     for line in process.stderr:  # progress

@@ -7,9 +7,8 @@ import os
 import random
 import signal
 
+import endings
 import pytest
-
-import runs
 
 FIRST_STEP = 8
 """The moment after the first step; before it there is nothing to go on with."""
@@ -20,8 +19,8 @@ KILLS = int(os.environ.get("ART_EXT_KILLS", "5"))
 def whole(tmp_path_factory):
     """(what an uninterrupted run came to, how many moments it had)."""
     folder = tmp_path_factory.mktemp("whole")
-    runs.finish(runs.arguments("run"), folder, runs.Moments(folder / "moments"))
-    return runs.outcome(folder / "run"), int((folder / "moments").read_text())
+    endings.finish(endings.arguments("run"), folder, endings.Moments(folder / "moments"))
+    return endings.outcome(folder / "run"), int((folder / "moments").read_text())
 
 
 @pytest.mark.slow
@@ -29,12 +28,12 @@ def whole(tmp_path_factory):
 def test_killed_at_a_random_moment(number, whole, tmp_path):
     expected, moments = whole
     at = FIRST_STEP if number == 0 else random.Random(number).randrange(FIRST_STEP, moments)
-    killed = runs.start(runs.arguments("run"), tmp_path, runs.Moments(None, at))
+    killed = endings.start(endings.arguments("run"), tmp_path, endings.Moments(None, at))
     killed.join()
     assert killed.exitcode == -signal.SIGKILL
     assert any((tmp_path / "run").glob("*/step-*.pt")) is (number > 0)
-    printed = runs.finish(["resume", "run"], tmp_path)
+    printed = endings.finish(["resume", "run"], tmp_path)
     assert "Traceback" not in printed
-    assert runs.same(runs.outcome(tmp_path / "run"), expected), f"killed at moment {at} of {moments}"
+    assert endings.same(endings.outcome(tmp_path / "run"), expected), f"killed at moment {at} of {moments}"
     assert (tmp_path / "run" / "result.json").exists()
-    assert "is finished" in runs.finish(["resume", "run"], tmp_path)
+    assert "is finished" in endings.finish(["resume", "run"], tmp_path)
