@@ -106,7 +106,8 @@ def sigterm(whole: Whole, folders: Iterator[Path]) -> tuple[int, str]:
     draw, good, slowest, tries = random.Random(1), 0, 0.0, 5
     for _ in range(tries):
         folder = next(folders)
-        process = endings.start(endings.arguments("run"), folder, Signalled(draw.randrange(2 * endings.STEPS), folder / "sent"))
+        halfway = Signalled(draw.randrange(2 * endings.STEPS), folder / "sent")
+        process = endings.start(endings.arguments("run"), folder, halfway)
         process.join()
         slowest = max(slowest, time.monotonic() - float((folder / "sent").read_text()))
         good += process.exitcode == 143 and resumed(folder, whole)
