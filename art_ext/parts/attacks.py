@@ -251,8 +251,11 @@ class PGD:
     def _early(
         self, net: Forward, x: Tensor, score: Score, keys: Keys, eps: Eps, mask: Tensor | None
     ) -> Tensor:
-        """One run that each example leaves once it took `tau` steps from wrong iterates and is wrong again."""
-        walk = Walk.of(self, x, eps, mask)
+        """One run that each example leaves once it took `tau` steps from wrong iterates and is wrong again.
+
+        One that leaves at a start that was not clamped is clamped then.
+        """
+        walk = whole = Walk.of(self, x, eps, mask)
         done = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped)
         adv, rows = done.clone(), torch.arange(len(x), device=x.device)
         left = torch.full_like(rows, self.tau)  # type: ignore[arg-type]  # `at` made it a number
@@ -268,10 +271,10 @@ class PGD:
                 adv, grad, rows, left = adv[going], grad[going], rows[going], left[going]
                 walk, score, keys = walk[going], score[going], keys[going]
                 if len(rows) == 0:
-                    return done
+                    return whole.inside(done)
             adv = walk.step(adv, grad, self._noise(keys, step, adv))
         done[rows] = adv
-        return done
+        return whole.inside(done)
 
     def _noise(self, keys: Keys, step: int, x: Tensor) -> Tensor | None:
         """(N, C, H, W) jitter of a step, keyed by example."""
@@ -319,7 +322,7 @@ class Walk:
         if self.mask is not None:
             delta = delta * self.mask
         adv = self.x.clone().add_(delta)  # strides of x: `x + delta` may not keep channels-last order
-        return self._inside(adv) if clamped else adv
+        return self.inside(adv) if clamped else adv
 
     def __getitem__(self, rows: Tensor) -> Walk:
         """The same geometry for some of the examples."""
@@ -346,9 +349,9 @@ class Walk:
         if norm.skips_saturated:
             grad = grad.masked_fill(((adv >= self.high) & (grad > 0)) | ((adv <= self.low) & (grad < 0)), 0)
         adv = adv + norm.steepest(grad) * self.size
-        return self._inside(adv if noise is None else adv + noise)
+        return self.inside(adv if noise is None else adv + noise)
 
-    def _inside(self, adv: Tensor) -> Tensor:
+    def inside(self, adv: Tensor) -> Tensor:
         """Owns `adv`, which is overwritten in L-inf."""
         if isinstance(self.attack.norm, Linf):
             return torch.clamp(adv, self.low, self.high, out=adv)

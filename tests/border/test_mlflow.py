@@ -547,13 +547,13 @@ def test_a_real_server_holds_a_run_and_a_model_and_may_die_in_the_next(
     tracking = resolve_tracking(server.uri, tmp_path)
     tracker = MLflowTracker(tracking, "exp")
     tracker.run_start(info(tmp_path / "run"))
-    assert f"/runs/{tracker.run_id}" in tracker.describe()
     train(tracker, range(1, 4))
     net = small_net().eval()
     address = tracker.log_model(net, None, EXAMPLE)
     assert address is not None
     tracker.run_end({"evaluate/clean/accuracy": 0.9})
     assert capsys.readouterr().out == ""  # the table of a result must not be torn by MLflow's own lines
+    assert f"/runs/{tracker.run_id}" in tracker.describe()
     run = client(server.uri).get_run(tracker.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["evaluate/clean/accuracy"] == 0.9
