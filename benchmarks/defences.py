@@ -140,21 +140,21 @@ def strongest(record: EvaluationRecord) -> str:
 
 def rejection_table(found: Sequence[Found]) -> list[str]:
     lines = [
-        "Thresholds keep 99% of correct held-out images. *wrong* is the share of what is kept that is wrong under the "
-        "attack that maximises the detector's score; *AUC* tells clean from adversarial; *denied* is the share of good "
-        "images that an attacker gets rejected.",
+        "*keeps* is the share of correct held-out images that the threshold keeps; *wrong* is the share of what is "
+        "kept that is wrong under the attack that maximises the detector's score; *AUC* tells clean from adversarial; "
+        "*denied* is the share of good images that an attacker gets rejected.",
         "",
-        "| defence | detector | wrong, nothing rejected | wrong of what is kept | AUC | denied |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| defence | detector | keeps | wrong, nothing rejected | wrong of what is kept | AUC | denied |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for one in found:
-        denied = {row.detector: row.denied for row in one.record.rejection if row.aim == "deny"}
+        denied = {(row.detector, row.asked_tpr): row.denied for row in one.record.rejection if row.aim == "deny"}
         for row in one.record.rejection:
             if row.aim == "evade":
                 auc = "-" if row.auc is None else f"{row.auc:.3f}"
-                lost = denied.get(row.detector)
+                lost = denied.get((row.detector, row.asked_tpr))
                 lines.append(
-                    f"| {one.name} | {row.detector} | {row.unthresholded:.1%} | {row.robust_error:.1%} | {auc} | "
+                    f"| {one.name} | {row.detector} | {row.asked_tpr:.0%} | {row.unthresholded:.1%} | {row.robust_error:.1%} | {auc} | "
                     f"{'-' if lost is None else f'{lost:.1%}'} |"
                 )
     return lines
