@@ -154,8 +154,8 @@ def rejection_table(found: Sequence[Found]) -> list[str]:
                 auc = "-" if row.auc is None else f"{row.auc:.3f}"
                 lost = denied.get((row.detector, row.asked_tpr))
                 lines.append(
-                    f"| {one.name} | {row.detector} | {row.asked_tpr:.0%} | {row.unthresholded:.1%} | {row.robust_error:.1%} | {auc} | "
-                    f"{'-' if lost is None else f'{lost:.1%}'} |"
+                    f"| {one.name} | {row.detector} | {row.asked_tpr:.0%} | {row.unthresholded:.1%} | "
+                    f"{row.robust_error:.1%} | {auc} | {'-' if lost is None else f'{lost:.1%}'} |"
                 )
     return lines
 
