@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
@@ -343,6 +344,7 @@ class FABIngredient(OnBall, FABSettings):
         2020,
         "https://arxiv.org/abs/1907.02044",
     )
+    trial = MappingProxyType({"eps": 0.5, "steps": 20})
 
 
 def named(options: FABOptions) -> str:
