@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel
@@ -38,6 +38,11 @@ class EvaluationContext:
     eps: float
     clip: tuple[float, float]
     surrogates: Mapping[str, Forward] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Facts:
+        """Those of the plan, with the clip range of the evaluation."""
+        return replace(self.plan.facts, clip=self.clip)
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,7 @@ class APGDIngredient(OnBall, APGDSettings):
 
 
 def build(options: APGDOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    facts, ball = options.facts(context), options.ball(context)
+    facts, ball = context.facts, options.ball(context)
     times = f"x{options.restarts}" if options.restarts > 1 else ""
     if options.objective != "criterion":
         word = "t" if options.objective == "targeted_dlr" else options.objective

@@ -149,7 +149,7 @@ class AutoAttackIngredient(OnBall, AutoAttackSettings):
 
 
 def build(options: AutoAttackOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    return list(components(options.version, options.ball(context), options.facts(context)).items())
+    return list(components(options.version, options.ball(context), context.facts).items())
 
 
 ENTRY = AttackEntry(

@@ -72,8 +72,7 @@ class CWL2(Ingredient, CarliniWagnerSettings):
 
 
 def build(options: CarliniWagnerOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    facts = Facts(context.plan.facts.n_classes, context.plan.facts.input_shape, context.clip)
-    return [(f"cw_l2_{options.search_steps}x{options.steps}", options.nearest(facts, options.ball(context)))]
+    return [(f"cw_l2_{options.search_steps}x{options.steps}", options.nearest(context.facts, options.ball(context)))]
 
 
 ENTRY = AttackEntry(

@@ -149,8 +149,7 @@ def tenth(facts: Facts) -> int:
 
 
 def build(options: JSMASettings, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    facts = Facts(context.plan.facts.n_classes, context.plan.facts.input_shape, context.clip)
-    attack = options.jsma(facts, int(context.eps) if context.norm == "l0" else tenth(facts))
+    attack = options.jsma(context.facts, int(context.eps) if context.norm == "l0" else tenth(context.facts))
     return [(f"jsma{attack.values}", attack)]
 
 

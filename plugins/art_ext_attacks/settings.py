@@ -42,10 +42,6 @@ class OfThreat(AttackSettings):
     def ball(self, context: EvaluationContext) -> Norm:
         return norm_named(self.norm or context.norm, self.eps or context.eps)
 
-    def facts(self, context: EvaluationContext) -> Facts:
-        """Those of the plan, with the clip range of the evaluation."""
-        return Facts(context.plan.facts.n_classes, context.plan.facts.input_shape, context.clip)
-
 
 class OnBall(Ingredient, AttackSettings):
     """An ingredient that sets the attack alone, so that it can be an ART attack."""
@@ -75,6 +71,6 @@ def entry(
     """
 
     def build(given: Options, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-        return [(named(given), given.attack(given.ball(context), given.facts(context)))]
+        return [(named(given), given.attack(given.ball(context), context.facts))]
 
     return AttackEntry(name, summary, options, build, family)
