@@ -6,6 +6,9 @@ have other counts, and passes of their own; see `methods.py`.
 Each piece counts at the fastest of {batch norm kept, folded} x {NCHW, channels_last}; in training,
 batch norm cannot be folded. What a step needs besides (noise, sign, clamp, batches, copies,
 logging) is not in the limit.
+
+A pass that is repeated finds its activations in the cache. A step of few passes does not: its limit
+is also timed in sequence, the chosen variants one after another as a step takes them (`in_sequence`).
 """
 
 from __future__ import annotations
@@ -79,9 +82,14 @@ class Piece:
 
     count: float
     variants: list[Contender]
+    passes: list[Callable[[], object]]
 
     def fastest(self, clock: Clock) -> Contender:
         return min(self.variants, key=lambda v: v.median(clock))
+
+    def fastest_pass(self) -> Callable[[], object]:
+        """One pass of the variant that needs the least CPU time."""
+        return self.passes[self.variants.index(self.fastest("cpu"))]
 
 
 @dataclass
@@ -153,7 +161,7 @@ class Limit:
         self, word: str, make: Run, count: float = 1, rows: slice = ALL, folds: tuple[bool, ...] = (False,)
     ) -> Limit:
         """Another piece; the limit itself, for chains."""
-        variants = []
+        variants, passes = [], []
         for fold in folds:
             for last in (False, True):
                 model = folded(self.model, self.x[:2]) if fold else copy.deepcopy(self.model)
@@ -161,8 +169,9 @@ class Limit:
                 if last:
                     model, images = model.to(memory_format=torch.channels_last), in_channels_last(images)
                 name = f"{word}: {'BN folded' if fold else 'BN kept'}, {'channels_last' if last else 'NCHW'}"
-                variants.append(Contender(name, self._repeated(make(model, images, self.y[rows])), self.repeat))
-        self.pieces.append(Piece(count, variants))
+                passes.append(make(model, images, self.y[rows]))
+                variants.append(Contender(name, self._repeated(passes[-1]), self.repeat))
+        self.pieces.append(Piece(count, variants, passes))
         return self
 
     def _repeated(self, once: Callable[[], object]) -> Callable[[], object]:
@@ -180,6 +189,23 @@ class Limit:
         """The limit in seconds, one entry a round."""
         best = [(piece.count, piece.fastest(clock).times[clock]) for piece in self.pieces]
         return [sum(count * times[i] for count, times in best) for i in range(len(best[0][1]))]
+
+    def in_sequence(self, steps: int) -> Contender:
+        """The passes of a step in their order, `steps` times, of the variants that were fastest so far.
+
+        Raises:
+            ValueError: for a limit with shares of a pass.
+        """
+        if any(piece.count != int(piece.count) for piece in self.pieces):
+            raise ValueError("a share of a pass has no place in a sequence; count it as a pass of some of the rows")
+        sequence = [piece.fastest_pass() for piece in self.pieces for _ in range(int(piece.count))]
+
+        def run() -> None:
+            for _ in range(steps):
+                for once in sequence:
+                    once()
+
+        return Contender(f"{self.counts()}, in sequence", run, steps)
 
     def counts(self) -> str:
         """`10 attack + 1 train`: what a step is held to."""

@@ -93,15 +93,14 @@ def trained(recipe: str) -> tuple[nn.Module, Tensor, Tensor, Facts]:
     """The network after its recipe, in eval mode, and the test images."""
     job = prepare(load_recipe(f"digits/{recipe}", ["train.threads=1"]))
     plan = job.plan(job.ingredients)
-    model = job.model(plan)
+    net = job.net(plan)
     torch.manual_seed(job.train.seed)
-    net = Net(model, head=job.head(model)[1] if plan.compose().needs else None, wanted=frozenset(plan.compose().needs))
     run = Run(job.settings, job.train.seed)
-    fit = Fit(plan, net, job.optimizer(model), run, epochs=job.train.epochs, schedule=job.schedule())
+    fit = Fit(plan, net, job.optimizer(net.module), run, epochs=job.train.epochs, schedule=job.schedule())
     fit(job.batches(run.device))
     rows = torch.arange(min(len(job.data.test), IMAGES))
     test = job.data.test.at(rows)
-    return model.eval(), test.x[rows].float().contiguous(), test.y, job.facts
+    return net.module.eval(), test.x[rows].float().contiguous(), test.y, job.facts
 
 
 def ours(module: nn.Module, x: Tensor, y: Tensor, model: Model, facts: Facts, seed: int) -> dict[str, Any]:

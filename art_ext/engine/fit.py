@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from art_ext.engine.contracts import held_to_contracts
 from art_ext.engine.helpers import Aide, follow_rates
 from art_ext.engine.keeper import Keeper
+from art_ext.engine.logs import Logs
 from art_ext.engine.memory import batch_norms, is_out_of_memory, release, shortage
 from art_ext.engine.net import Net
 from art_ext.engine.observe import EpochReport, Observer, Tick
@@ -209,7 +210,7 @@ class Fit:
         """Whether a phase will still ask for a fresh optimizer."""
         return any(phase.reset_optimizer and phase.until_epoch >= self.place.epoch for phase in self.plan.phases)
 
-    def take(self, batch: Batch, weight: float = 1.0) -> dict[str, Tensor]:
+    def take(self, batch: Batch, weight: float = 1.0) -> Logs:
         """One update on one batch, with the present parts; returns the step's logs."""
         if not self.net.training:
             self.net.train()
@@ -285,22 +286,21 @@ class Fit:
             with paced(self.raw_optimizer, factor):
                 follow_rates(self.raw_optimizer, [helper.raw_optimizer for helper in self.helpers.values()])
                 logs = self.take(batch, weight)
-            for name, value in logs.items():
-                place.sums[name] = place.sums[name] + value if name in place.sums else value
+            place.sums.take(logs)
             place.seen += len(batch.x)
             place.batch, place.seconds, place.factor = number + 1, time.perf_counter() - began, factor
             if time.perf_counter() - looked > TICK_SECONDS:
                 if run.world == 1:
                     run.raise_if_not_finite()
                 looked = time.perf_counter()
-                loss = float(place.sums["loss"]) / place.seen if "loss" in place.sums else None
+                sums = place.sums.read()
+                loss = sums["loss"] / place.seen if "loss" in sums else None
                 for observer in self.observers:
                     observer.tick(Tick(epoch, self.epochs, number + 1, batches.per_epoch, loss))
             self._look_up()
         run.raise_if_not_finite()
         self.parts = whole
-        seen = torch.full((), float(place.seen), device=run.device)
-        metrics = self._metrics(run.reduce(place.sums | {"rows": seen}), place.seconds)
+        metrics = self._metrics(run.reduce(place.sums.read() | {"rows": float(place.seen)}), place.seconds)
         metrics["lr"] = float(self.raw_optimizer.param_groups[0]["lr"]) * place.factor
         scores, best = self._judge(epoch, metrics)
         self._step_scheduler(metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor, nn
 
 from art_ext.engine.freeze import Crafter
+from art_ext.engine.logs import PENDING, read
 from art_ext.engine.net import Net, Passes, in_channels_last
 from art_ext.engine.signals import Signals
 from art_ext.errors import ArtExtError, ConfigError, LostProcessError, NonFiniteError
@@ -137,8 +139,8 @@ class Run:
         self.step = 0
         self.epoch = 0
         self.stop = False
-        self._bad: Tensor | None = None
-        self._parts: list[str] = []
+        self._watched: list[tuple[int, str, Tensor]] = []
+        self._bad: tuple[int, str] | None = None
         self.crafter = Crafter(settings.fold)
 
     @property
@@ -172,7 +174,6 @@ class Run:
         if self.settings.compile:
             passes = torch.compile(passes)
         wrapped, optimizer = self.fabric.setup(passes, optimizer)
-        self._bad = torch.full((), -1, dtype=torch.int64, device=self.device)
         return wrapped, optimizer
 
     def layout(self, x: Tensor) -> Tensor:
@@ -204,31 +205,37 @@ class Run:
         optimizer.step()
         self.weights_version += 1
 
-    def watch_finite(self, terms: dict[str, Tensor]) -> None:
-        """Keeps the first step and term that was not finite, on the device: no synchronisation here."""
-        assert self._bad is not None
-        for name, value in terms.items():
-            if name not in self._parts:
-                self._parts.append(name)
-            code = self.step * 256 + self._parts.index(name)
-            now = (self._bad < 0) & ~torch.isfinite(value.detach())
-            self._bad = torch.where(now, code, self._bad)
+    def watch_finite(self, terms: Mapping[str, Tensor]) -> None:
+        """Keeps this step's terms, scalars, to be looked at later: no synchronisation here."""
+        self._watched.extend((self.step, name, value.detach()) for name, value in terms.items())
+        if len(self._watched) > PENDING:
+            self._look()
+
+    def _look(self) -> None:
+        """Finds the first step and term that was not finite."""
+        values = read([value for _, _, value in self._watched])
+        if self._bad is None:
+            known = zip(self._watched, values, strict=True)
+            self._bad = next(((step, name) for (step, name, _), value in known if not math.isfinite(value)), None)
+        self._watched.clear()
 
     def raise_if_not_finite(self) -> None:
-        """Reads what `watch_finite` kept; all processes take part, so that all of them stop.
+        """Looks at what `watch_finite` kept; all processes take part, so that all of them stop.
 
         Raises:
             NonFiniteError: naming the step and the part of the loss.
         """
-        code = -1 if self._bad is None else int(self._bad)
+        self._look()
+        found: list[tuple[int, str] | None] = [self._bad]
         if self.world > 1:
-            codes = torch.tensor(code)
-            dist.all_reduce(codes, op=dist.ReduceOp.MAX, group=self.control)
-            code = int(codes)
-        if code >= 0:
+            found *= self.world
+            dist.all_gather_object(found, self._bad, group=self.control)
+        bad = [place for place in found if place is not None]
+        if bad:
+            step, part = min(bad)
             raise NonFiniteError(
-                f"the loss became NaN or infinite at step {code // 256}, in the part {self._parts[code % 256]!r}; "
-                "the last good checkpoint stays; try a lower learning rate or train.clip_gradient"
+                f"the loss became NaN or infinite at step {step}, in the part {part!r}; the last good checkpoint "
+                "stays; try a lower learning rate or train.clip_gradient"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -336,11 +343,10 @@ class Run:
                 "start all of them again to resume from the last checkpoint"
             ) from None
 
-    def reduce(self, sums: dict[str, Tensor]) -> dict[str, float]:
-        """Sums over all processes, read from the device in one go."""
-        if not sums:
-            return {}
-        values = torch.stack([value.to(torch.float64) for value in sums.values()])
-        if self.world > 1:
-            dist.all_reduce(values)
+    def reduce(self, sums: Mapping[str, float]) -> dict[str, float]:
+        """Sums over all processes."""
+        if self.world == 1:
+            return dict(sums)
+        values = torch.tensor(list(sums.values()), dtype=torch.float64)
+        dist.all_reduce(values, group=self.control)
         return dict(zip(sums, values.tolist(), strict=True))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from art_ext.engine.logs import Sums
 from art_ext.engine.observe import EpochReport
 from art_ext.errors import CheckpointError, ConfigError
 from art_ext.plan import Scores
@@ -43,7 +44,7 @@ class Place:
 
     epoch: int = 0
     batch: int = 0
-    sums: dict[str, Tensor] = field(default_factory=dict)
+    sums: Sums = field(default_factory=Sums)
     seen: int = 0
     seconds: float = 0.0
     factor: float = 1.0
@@ -60,7 +61,7 @@ def generators() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "numpy": [name, torch.from_numpy(words.astype(np.int64)), position, has_gauss, gauss],
-        "python": [version, torch.tensor(internal), following],
+        "python": [version, torch.from_numpy(np.array(internal)), following],
         "cuda": cuda.get_rng_state_all() if cuda.is_initialized() else [],
     }
 
@@ -81,7 +82,7 @@ def capture(fit: Fit) -> dict[str, Any] | None:
     own = {
         "generators": generators(),
         "drawn": fit.place.drawn,
-        "sums": {name: value.cpu() for name, value in fit.place.sums.items()},
+        "sums": fit.place.sums.read(),
         "seen": fit.place.seen,
         "layers": _layers(fit, per_rank=True),
     }
@@ -189,11 +190,10 @@ def restore(fit: Fit, state: Mapping[str, Any]) -> list[str]:
             observer.load_state_dict(state["observers"][name])
     run.load_state_dict(state["run"])
     fit.phase_start, fit.full_batch = state["phase_start"], state["full_batch"]
-    sums = {name: value.to(device) for name, value in own["sums"].items()}
     fit.place = Place(
         epoch=state["epoch"],
         batch=state["batch"],
-        sums=sums,
+        sums=Sums(own["sums"]),
         seen=own["seen"],
         seconds=state["seconds"],
         factor=state["factor"],

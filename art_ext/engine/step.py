@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from art_ext.engine.logs import Logs
 from art_ext.engine.memory import is_out_of_memory, joined_adversarial, pieces, release
 from art_ext.errors import ConfigError
 from art_ext.parts.attacks import Attack, BNMode
@@ -31,15 +32,15 @@ class Step:
         x, y: the batch, clean: (N, C, H, W) pixels and (N,) class indices.
         keys: the keys of its noise, one per example.
         weight: of this process's rows in the gradient; 1 where all processes have as many.
-        logs: sums over the batch's rows, on the device: "loss", "loss/<term>", "correct/<view>", "rows/<view>",
-            and whatever an update logs.
+        logs: sums over the batch's rows: "loss", "loss/<term>", "correct/<view>", "rows/<view>", and whatever an
+            update logs.
     """
 
     def __init__(self, fit: Fit, batch: Batch, weight: float = 1.0) -> None:
         self.fit, self.run, self.parts, self.net = fit, fit.run, fit.parts, fit.net
         self.x, self.y, self.weight = fit.run.layout(batch.x), batch.y, weight
         self.keys = Keys(fit.run.seed, fit.run.epoch, batch.index, step=fit.run.step)
-        self.logs: dict[str, Tensor] = {}
+        self.logs = Logs()
         self._memo: Adversarial | None = None
         self._memo_version = -1
         self._crafts = 0
@@ -120,16 +121,15 @@ class Step:
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of named terms, which are watched for NaN and logged."""
-        self.run.watch_finite(dict(terms))
-        loss = torch.stack(list(terms.values())).sum()
-        n = len(self.x)
+        self.run.watch_finite(terms)
+        loss = next(iter(terms.values())) if len(terms) == 1 else torch.stack(list(terms.values())).sum()
         for name, value in {**{f"loss/{name}": v for name, v in terms.items()}, "loss": loss}.items():
-            self.log(name, value.detach() * n)
+            self.log(name, value, len(self.x))
         return loss
 
-    def log(self, name: str, value: Tensor) -> None:
-        """Adds a sum over the batch's rows; the epoch shows it per row."""
-        self.logs[name] = self.logs[name] + value if name in self.logs else value
+    def log(self, name: str, value: Tensor | float, times: float = 1) -> None:
+        """Adds `times` a value, a scalar, to a sum over the batch's rows; the epoch shows it per row."""
+        self.logs.add(name, value, times)
 
     def backward(self, loss: Tensor) -> None:
         self.fit.optimizer.zero_grad(set_to_none=True)
@@ -195,7 +195,7 @@ class Step:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Passes inside it leave no trace: logs and the statistics of normalisation layers are put back."""
-        logs, self.logs = self.logs, {}
+        logs, self.logs = self.logs, Logs()
         kept = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
         try:
             yield
@@ -223,6 +223,6 @@ class Step:
         criterion, seen = self.parts.criterion, sum(len(view.y) for view in views.values())
         for name, view in views.items():
             self.log(f"correct/{name}", (view.out.logits.argmax(1) == view.y).sum())
-            self.log(f"rows/{name}", torch.full((), len(view.y), device=view.y.device))
+            self.log(f"rows/{name}", len(view.y))
             for what, values in criterion.measures(view.out, view.target).items():
-                self.log(f"{criterion.name}/{what}", values.sum() * (len(self.x) / seen))
+                self.log(f"{criterion.name}/{what}", values.sum(), len(self.x) / seen)

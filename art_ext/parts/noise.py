@@ -2,15 +2,19 @@
 
 Each value is a hash of (seed, draw, stream, EXAMPLE INDEX, pixel), so an example meets the same
 noise whatever the batch size, the shard, the rank, the device, or where a run was resumed.
-The hash is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), written in int64 tensor arithmetic.
+The hash is SplitMix64 (Steele, Lea, Flood, OOPSLA 2014), written in int64 tensor arithmetic; on the CPU
+in numpy's uint64, a few rows at a time, which is two to five times as fast and the same to the last bit.
 """
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -32,6 +36,40 @@ def mix(z: Tensor) -> Tensor:
     z = (z >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(z).mul_(_MUL_1)
     z = (z >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(z).mul_(_MUL_2)
     return (z >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(z)
+
+
+def hashed(index: Tensor, base: int, pixels: int) -> Tensor:
+    """(N, pixels) int64 words, keyed by example and pixel."""
+    example = mix(index * _signed(_GOLDEN) + base)
+    pixel = torch.arange(1, pixels + 1, device=index.device) * _signed(_GOLDEN)
+    return mix(example[:, None] + pixel)
+
+
+_BLOCK = 1 << 14
+"""Words that are hashed at once on the CPU: they stay in its cache."""
+
+
+def hashed_on_cpu(index: Tensor, base: int, pixels: int) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+    """The words of `hashed` a few rows at a time: (their slice, the words, in a buffer that is used again)."""
+    golden = np.uint64(_GOLDEN)
+    example = index.numpy().view(np.uint64) * golden + np.uint64(base & _MASK)
+    _mix_on_cpu(example, np.empty_like(example))
+    pixel = np.arange(1, pixels + 1, dtype=np.uint64) * golden
+    height = max(1, _BLOCK // max(1, pixels))
+    buffer, spare = np.empty((2, min(height, len(example)), pixels), np.uint64)
+    for first in range(0, len(example), height):
+        part = example[first : first + height]
+        words = np.add(part[:, None], pixel, out=buffer[: len(part)])
+        _mix_on_cpu(words, spare[: len(part)])
+        yield slice(first, first + height), words.view(np.int64)
+
+
+def _mix_on_cpu(z: npt.NDArray[np.uint64], spare: npt.NDArray[np.uint64]) -> None:
+    """`mix` in place, with a buffer of the same shape."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None)):
+        np.bitwise_xor(z, np.right_shift(z, np.uint64(shift), out=spare), out=z)
+        if factor is not None:
+            np.multiply(z, np.uint64(factor), out=z)
 
 
 def mix_int(*parts: int) -> int:
@@ -79,16 +117,25 @@ class Keys:
 
     def words(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
         """(N, *shape) hashed int64 words."""
-        pixels = math.prod(shape)
-        base = mix_int(self.seed, self.draw, self.salt, lane)
-        example = mix(self.index * _signed(_GOLDEN) + base)
-        pixel = torch.arange(1, pixels + 1, device=self.index.device) * _signed(_GOLDEN)
-        return mix(example[:, None] + pixel).reshape(len(self), *shape)
+        pixels, base = math.prod(shape), mix_int(self.seed, self.draw, self.salt, lane)
+        if self.index.device.type != "cpu":
+            return hashed(self.index, base, pixels).reshape(len(self), *shape)
+        out = np.empty((len(self), pixels), np.int64)
+        for rows, block in hashed_on_cpu(self.index, base, pixels):
+            out[rows] = block
+        return torch.from_numpy(out).reshape(len(self), *shape)
 
     def uniform(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
         """(N, *shape) float32 in [0, 1), with 24 random bits each."""
-        words = self.words(shape, lane)
-        return words.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
+        if self.index.device.type != "cpu":
+            words = self.words(shape, lane)
+            return words.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
+        pixels, base = math.prod(shape), mix_int(self.seed, self.draw, self.salt, lane)
+        out = np.empty((len(self), pixels), np.float32)
+        for rows, block in hashed_on_cpu(self.index, base, pixels):
+            top = np.bitwise_and(np.right_shift(block, 40, out=block), (1 << 24) - 1, out=block)
+            np.multiply(top, np.float32(2.0**-24), out=out[rows], dtype=np.float32, casting="unsafe")
+        return torch.from_numpy(out).reshape(len(self), *shape)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """(N, *shape) float32 standard normal numbers (Box and Muller, 1958)."""

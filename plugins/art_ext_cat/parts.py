@@ -163,8 +163,8 @@ class TrainMask:
             step.descend_helper(MASK, terms["mask/divergence"] + terms["mask/label"])
         step.run.watch_finite(terms)
         for name, value in {**terms, "mask/mean": mask.mean()}.items():
-            step.log(name, value.detach() * len(x))
-        step.logs["correct/adv"] = (logits.argmax(1) == y).sum()
+            step.log(name, value, len(x))
+        step.logs.put("correct/adv", (logits.argmax(1) == y).sum())
 
     def __str__(self) -> str:
         return f"train mask(beta_1 {self.beta_1:g})"

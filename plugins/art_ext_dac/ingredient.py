@@ -30,7 +30,7 @@ from art_ext_dac.certainty import certainty_std, certainty_variance
 def log_certainty(step: Step, logits: Tensor) -> None:
     """Logs both forms of the mean adversarial certainty: "loss/certainty_variance" and "loss/certainty_std"."""
     for name, form in (("variance", certainty_variance), ("std", certainty_std)):
-        step.log(f"loss/certainty_{name}", form(logits.detach()).mean() * len(step.x))
+        step.log(f"loss/certainty_{name}", form(logits.detach()).mean(), len(step.x))
 
 
 class HalfStep:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from art_ext.parts.noise import Keys, mix, mix_int
+from art_ext.parts.noise import Keys, hashed, hashed_on_cpu, mix, mix_int
 from art_ext.parts.ranges import Uniform, largest
 
 SHAPE = (3, 4, 5)
@@ -160,3 +160,12 @@ def test_a_range_has_an_upper_end():
     assert largest(0.2) == 0.2
     with pytest.raises(ValueError, match="per 'example' or 'batch'"):
         Uniform(0.0, 1.0, per="epoch")
+
+
+@pytest.mark.parametrize("pixels", [1, 64, 3 * 32 * 32, 40_000])
+def test_the_words_of_the_cpu_are_those_of_tensor_arithmetic(pixels):
+    index = torch.tensor([0, 7, 7, -3, 2**62, 12345])[::2]
+    words = torch.empty(len(index), pixels, dtype=torch.int64)
+    for rows, block in hashed_on_cpu(index, -5, pixels):
+        words[rows] = torch.from_numpy(block)
+    assert torch.equal(words, hashed(index, -5, pixels))
