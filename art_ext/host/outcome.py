@@ -19,7 +19,9 @@ from art_ext.evaluation.verdict import two_lines
 from art_ext.files import replacing, write_atomically
 from art_ext.host.job import Job
 from art_ext.host.run_evaluation import evaluate_run
+from art_ext.parts.attacks import Attack
 from art_ext.parts.detectors import threshold_at
+from art_ext.parts.objectives import ce, kl_to_clean
 from art_ext.plan import Plan
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ class Outcome:
         rows: accuracies on the test set, of the best epoch's weights.
         last: the same of the last epoch's, where it is another one.
         rejection: a detector's name and what it makes of the test set, where the plan has one.
+        overstates: why the rows are no measure of robustness, or "".
     """
 
     role: str
@@ -45,6 +48,7 @@ class Outcome:
     rows: list[Accuracy]
     last: list[Accuracy] = field(default_factory=list)
     rejection: tuple[str, Rejection] | None = None
+    overstates: str = ""
     tracker: MLflowTracker | None = None
 
 
@@ -62,6 +66,20 @@ def rejecting(plan: Plan, threat: Threat, calibration: Evaluator, test: Evaluato
     clean, adversarial = test.outputs(), test.outputs(attack)
     wrong, fooled = (out.logits.argmax(1) != test.y for out in (clean, adversarial))
     return detector.name, Rejection.of(detector.score(clean), wrong, detector.score(adversarial), fooled, threshold)
+
+
+def overstates(plan: Plan, attacks: Sequence[tuple[str, Attack]]) -> str:
+    """Why accuracies under these attacks are no measure of a plan's robustness, or "".
+
+    Logits that saturate the softmax leave cross-entropy without a gradient; an attack on anything else is needed.
+    """
+    blind = all(attack.objective in (ce, kl_to_clean) for _, attack in attacks)
+    if not blind or not plan.compose().criterion.saturates_softmax:
+        return ""
+    return (
+        "these accuracies overstate: every attack follows cross-entropy, which has no gradient at the logits of "
+        f"{plan.owner('criterion')}; add criterion_pgd to evaluate:"
+    )
 
 
 def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> None:
@@ -82,6 +100,8 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
                 f"right; under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
                 f"and {found.unthresholded:.1%} with nothing rejected"
             )
+        if outcome.overstates:
+            echo(f"{outcome.role}: {outcome.overstates}")
     result = {
         outcome.role: {
             "best_epoch": outcome.history.best_epoch,
@@ -91,6 +111,7 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
             "last": [row.as_record() for row in outcome.last or outcome.rows],
             "worst_case": float(worst(outcome.rows).double().mean()),
             "rejection": outcome.rejection and {"detector": outcome.rejection[0], **outcome.rejection[1].as_record()},
+            "overstates": outcome.overstates or None,
             "mlflow_run": outcome.tracker.run_id if outcome.tracker else None,
         }
         for outcome in outcomes

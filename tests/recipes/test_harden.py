@@ -13,8 +13,14 @@ import pytest
 import torch
 
 from art_ext.engine import checkpoint
+from art_ext.engine.fit import History
 from art_ext.engine.journal import read_journal
+from art_ext.engine.observe import EpochReport
+from art_ext.evaluation.suite import Evaluator
 from art_ext.host.cli import main
+from art_ext.host.job import prepare
+from art_ext.host.outcome import Outcome, overstates, report
+from art_ext.host.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "digits" / "pc_lc_pgd_at.yaml"
@@ -146,6 +152,38 @@ def test_a_dry_run_trains_and_writes_nothing(tmp_path, capsys):
     assert "time" in out
     assert "MiB" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saturating_defence_under_cross_entropy_alone_is_flagged(tmp_path):
+    job = prepare(load_recipe("digits/mmc", ["evaluate=[{pgd: {steps: 2}}, {fgsm: {}}]", "suite=none"]))
+    plan, said = job.plan(job.ingredients), []
+    attacks = job.attacks(plan)
+    evaluator = Evaluator(job.net(plan), job.data.test.x, job.data.test.y)
+    history = History([EpochReport(1, 1, 1, {}, None, True)], 1)
+    outcome = Outcome("hardened", evaluator, history, evaluator.run(attacks), overstates=overstates(plan, attacks))
+    report(job, [outcome], tmp_path, said.append)
+    (line,) = [line for line in said if "overstate" in line]
+    assert line.startswith("hardened: ")
+    assert "cross-entropy, which has no gradient at the logits of mmc; add criterion_pgd" in line
+    assert json.loads((tmp_path / "result.json").read_text())["hardened"]["overstates"] in line
+
+
+@pytest.mark.parametrize(
+    ("recipe", "evaluate", "flagged"),
+    [
+        ("mmc", "[{pgd: {steps: 2}}, {pgd: {steps: 2, objective: kl_to_clean}}]", True),
+        ("mmc", "[{pgd: {steps: 2}}, {pgd: {steps: 2, objective: margin}}]", False),
+        ("mmc", "[{pgd: {steps: 2}}, {criterion_pgd: {steps: 2}}]", False),
+        ("mmc", "[]", False),
+        ("mm_lda", "[{pgd: {steps: 2}}]", False),
+    ],
+)
+def test_one_attack_that_needs_no_softmax_is_enough(recipe, evaluate, flagged):
+    job = prepare(load_recipe(f"digits/{recipe}", [f"evaluate={evaluate}"]))
+    plan = job.plan(job.ingredients)
+    assert bool(overstates(plan, job.attacks(plan))) == flagged
+    bare = job.plan(())
+    assert overstates(bare, job.attacks(bare)) == "", "the undefended twin has a softmax with a gradient"
 
 
 def test_one_attack_at_two_radii_has_two_names(capsys):
