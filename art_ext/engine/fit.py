@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,7 +24,7 @@ from art_ext.engine.observe import EpochReport, Observer, Tick
 from art_ext.engine.optim import Schedule, paced, remember_rates, set_rates
 from art_ext.engine.run import Run
 from art_ext.engine.state import Place, generators, set_generators
-from art_ext.engine.step import Step
+from art_ext.engine.step import COST, Step
 from art_ext.errors import Stopped
 from art_ext.plan import Parts, Plan, Scores
 from art_ext.types import Progress
@@ -227,6 +227,8 @@ class Fit:
                     raise shortage(self.run.step, len(batch.x), reason) from None
             else:
                 self.run.step += 1
+                for name, value in asdict(step.spent).items():
+                    step.log(f"{COST}{name}", value)
                 return step.logs
             self._take_smaller_pieces(len(batch.x))
 
@@ -345,11 +347,13 @@ class Fit:
 
     def _metrics(self, sums: Mapping[str, float], seconds: float) -> dict[str, float]:
         rows = sums["rows"]
-        counts = ("rows", "correct/")
+        counts = ("rows", "correct/", COST)
         metrics = {f"train/{name}": value / rows for name, value in sums.items() if not name.startswith(counts)}
         for view, word in (("clean", "clean"), ("adv", "robust")):
             if sums.get(f"rows/{view}"):
                 metrics[f"train/{word}_accuracy"] = sums[f"correct/{view}"] / sums[f"rows/{view}"]
+        for name in ("forwards", "backwards", "updates"):
+            metrics[f"train/{name}"] = sums.get(f"{COST}{name}", 0.0) / (self.run.world if name == "updates" else 1)
         metrics["images_per_second"] = rows / max(seconds, 1e-9)
         return metrics
 

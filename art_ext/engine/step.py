@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,19 @@ Moves = Sequence[tuple[nn.Parameter, Tensor]]
 """Parameters, each with a tensor of its shape: gradients, or what is added to it."""
 
 
+COST = "cost/"
+"""What the names of a step's cost begin with, in its logs."""
+
+
+@dataclass
+class Cost:
+    """What training took: passes of single images through the network, and updates of its weights."""
+
+    forwards: int = 0
+    backwards: int = 0
+    updates: int = 0
+
+
 class Step:
     """One batch of one fit. Updates are written in its verbs.
 
@@ -34,13 +48,15 @@ class Step:
         weight: of this process's rows in the gradient; 1 where all processes have as many.
         logs: sums over the batch's rows: "loss", "loss/<term>", "correct/<view>", "rows/<view>", and whatever an
             update logs.
+        spent: what it cost so far.
     """
 
     def __init__(self, fit: Fit, batch: Batch, weight: float = 1.0) -> None:
         self.fit, self.run, self.parts, self.net = fit, fit.run, fit.parts, fit.net
         self.x, self.y, self.weight = fit.run.layout(batch.x), batch.y, weight
         self.keys = Keys(fit.run.seed, fit.run.epoch, batch.index, step=fit.run.step)
-        self.logs = Logs()
+        self.logs, self.spent = Logs(), Cost()
+        self._unreturned = 0
         self._memo: Adversarial | None = None
         self._memo_version = -1
         self._crafts = 0
@@ -88,12 +104,25 @@ class Step:
         In mode "train" its passes move the statistics of normalisation layers, as any training pass.
         """
         with self.run.crafting(self.net, bn, self.x) as net:
-            yield net
+
+            def counted(x: Tensor) -> Outputs:
+                self.spent.forwards += len(x)
+                if x.requires_grad and torch.is_grad_enabled():
+                    self.spent.backwards += len(x)
+                return net(x)
+
+            yield counted
 
     def forward(self, x: Tensor) -> Outputs:
         """One wrapped pass over images outside the risk's rows."""
-        outs: list[Outputs] = self.fit.wrapped([x], joint=True)
-        return outs[0]
+        return self._wrapped([x], joint=True)[0]
+
+    def _wrapped(self, parts: Sequence[Tensor], *, joint: bool) -> list[Outputs]:
+        rows = sum(map(len, parts))
+        self.spent.forwards += rows
+        self._unreturned += rows if torch.is_grad_enabled() else 0
+        outs: list[Outputs] = self.fit.wrapped(parts, joint=joint)
+        return outs
 
     def views(self, adv: Adversarial | None) -> Views:
         """Clean and adversarial rows after ONE wrapped call, with their targets."""
@@ -104,7 +133,7 @@ class Step:
             parts["clean"] = (self.x[rows.clean], self.y[rows.clean], None)
         if rows.adv is not None and adv is not None and len(adv.x):
             parts["adv"] = (adv.x, self.y[rows.adv], adv.delta)
-        outs = self.fit.wrapped([x for x, _, _ in parts.values()], joint=risk.joint)
+        outs = self._wrapped([x for x, _, _ in parts.values()], joint=risk.joint)
         made = {
             name: View(out, y, self.parts.target(y, k, delta))
             for out, (name, (_, y, delta)) in zip(outs, parts.items(), strict=True)
@@ -134,6 +163,8 @@ class Step:
     def backward(self, loss: Tensor) -> None:
         self.fit.optimizer.zero_grad(set_to_none=True)
         self.run.backward(self._weighted(loss))
+        self.spent.backwards += self._unreturned
+        self._unreturned = 0
 
     def _weighted(self, loss: Tensor) -> Tensor:
         """The loss, such that the mean of the processes' gradients is that of all rows."""
@@ -142,6 +173,7 @@ class Step:
     def apply(self) -> None:
         """One optimizer step with the gradients that are there."""
         self.run.step_optimizer(self.fit.wrapped, self.fit.optimizer)
+        self.spent.updates += 1
 
     def descend(self, loss: Tensor) -> None:
         self.backward(loss)
@@ -175,6 +207,7 @@ class Step:
                 if parameter in moves:
                     parameter.add_(moves[parameter], alpha=-share * float(group["lr"]))
         self.run.weights_version += 1
+        self.spent.updates += 1
 
     @contextmanager
     def moved(self, moves: Moves) -> Iterator[None]:

@@ -10,11 +10,11 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run
+from art_ext.engine.step import COST
 from art_ext.evaluation.suite import Evaluator, informed
 from art_ext.host.job import Job, prepare
 from art_ext.host.recipe import Recipe
@@ -53,21 +53,20 @@ def _cost(job: Job, plan: Plan, echo: Callable[[str], None]) -> float:
     train = job.train
     run = Run(job.settings, train.seed)
     _, net = build(job, plan, run)
-    counter = PassCounter(net)
     fit = Fit(plan, net, job.optimizer(net.module), run, epochs=train.epochs)
     fit.parts = plan.compose().at(Progress(train.epochs / 2, train.epochs))
     batches = job.batches(run.device)
     times = []
     for batch in islice(_forever(batches), PROBES):
-        counter.start()
         began = time.perf_counter()
-        fit.take(batch)
+        logs = fit.take(batch)
         times.append(time.perf_counter() - began)
     step = sorted(times)[len(times) // 2]
     name = " + ".join(plan.used) or "undefended"
     echo(
-        f"step      {name}: {counter.forwards / len(batch.x):.1f} forward and {counter.backwards / len(batch.x):.1f} "
-        f"backward passes an image, {step * 1000:.0f} ms for {len(batch.x)} images"
+        f"step      {name}: {logs[COST + 'forwards'] / len(batch.x):.1f} forward and "
+        f"{logs[COST + 'backwards'] / len(batch.x):.1f} backward passes an image, "
+        f"{step * 1000:.0f} ms for {len(batch.x)} images"
     )
     each = _attack_seconds(job, plan, net)
     looks = train.epochs * len(job.held_out) + len(job.data.test) * len(job.attacks(plan)) * 2
@@ -82,28 +81,6 @@ def _attack_seconds(job: Job, plan: Plan, net: Net) -> float:
     began = time.perf_counter()
     evaluator.craft(informed(plan, job.threat)[0][1], index)
     return (time.perf_counter() - began) / len(index)
-
-
-class PassCounter:
-    """Counts images through a network, forwards and backwards, its crafting twin's included."""
-
-    def __init__(self, net: Net) -> None:
-        self.forwards = self.backwards = 0
-        net.register_forward_hook(self._forward)
-
-    def start(self) -> None:
-        self.forwards = self.backwards = 0
-
-    def _forward(self, module: nn.Module, args: tuple[Tensor, ...], out: Any) -> None:
-        self.forwards += len(args[0])
-        if out.logits.requires_grad:
-            out.logits.register_hook(self._backward)
-
-    def _backward(self, grad: Tensor) -> None:
-        self.backwards += len(grad)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> PassCounter:
-        return self  # the twin counts into the same numbers
 
 
 def _forever(batches: Any) -> Any:
