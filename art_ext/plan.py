@@ -41,6 +41,7 @@ class Update(Protocol):
         recrafts (False): it moves the weights and then attacks them anew, within one batch.
         holds_craft (False): it needs the batch's one craft from before the update inside it to after
             that; so nothing inside it may recraft.
+        updates (1, and 0 of one that goes around another): of the weights, that it makes of a batch itself.
     One that keeps state from batch to batch has `state_dict()` and `load_state_dict(state)`; where
     each process has a state of its own, `per_rank` is True.
     One that averages the weights has `averaged(net)`, a context in which the net has the averages and
@@ -159,6 +160,11 @@ class Parts:
         objective = None if self.attack is None else self.attack.objective
         needs = self.criterion.needs | self.risk.needs | frozenset().union(*(d.needs for d in self.detectors))
         return needs if objective is None else needs | objective.needs
+
+    @property
+    def updates(self) -> int:
+        """Updates of the weights that a batch is good for."""
+        return sum(getattr(update, "updates", int(depth == 0)) for depth, (_, update) in enumerate(self.layers))
 
     def at(self, progress: Progress) -> Parts:
         """The parts at a moment; those that depend on progress have `at(progress)`."""

@@ -42,7 +42,7 @@ class Replay:
     reads_attack = ("norm", "step_size", "clip")
 
     def __init__(self, replays: int) -> None:
-        self.replays = replays
+        self.replays = self.updates = replays
         self.delta: Tensor | None = None
 
     def __call__(self, step: Step) -> None:

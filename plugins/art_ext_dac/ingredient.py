@@ -44,6 +44,7 @@ class HalfStep:
     """
 
     recrafts = True
+    updates = 1
 
     def __init__(self, then: Update, stepsize: float, form: Literal["code", "paper"]) -> None:
         self.then, self.stepsize, self.form = then, stepsize, form
