@@ -14,6 +14,8 @@ from art_ext.errors import ConfigError, unknown
 from art_ext.parts.ranges import Uniform
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from art_ext.plan import Plan
 
 _FRACTION = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*/\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
@@ -108,6 +110,13 @@ class Ingredient(BaseModel):
     def apply(self, plan: Plan) -> Plan:
         """Returns the plan with this ingredient's parts in it."""
         raise TypeError(f"ingredient {self.name!r} does not define apply(plan)")
+
+    def cannot_continue(self, model: nn.Module) -> str:
+        """Why it cannot train further what was trained without it: the end of a sentence; "" where it can.
+
+        It is asked of a network whose weights know the task already, before the surgery of any ingredient.
+        """
+        return ""
 
 
 def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,6 +38,7 @@ from art_ext.engine.observe import Observer, RunInfo
 from art_ext.engine.offers import check_offers, needs_of
 from art_ext.engine.optim import OPTIMIZERS, follow_surgery, tuned
 from art_ext.engine.run import Run, RunSettings
+from art_ext.engine.warm_start import knows_labels, objections, refuse
 from art_ext.errors import ConfigError, DataError, ModelError, unknown
 from art_ext.evaluation.suite import HeldOut, threat_of
 from art_ext.ingredient import Count, Ingredient, Positive, explain
@@ -50,6 +52,8 @@ from art_ext.types import Adversarial, Facts, Forward
 
 logger = logging.getLogger(__name__)
 STANDARDISATIONS = (StandardisationMeanStd, StandardisationMeanStdPyTorch)
+FEW = 4
+"""Batches that show whether a network knows the labels."""
 
 
 class ClassifierView:
@@ -213,16 +217,17 @@ class RecipeTrainer(Trainer):
 
         Raises:
             DataError: for arrays that cannot be trained on.
+            ModelError: for a classifier that knows the labels already, where an ingredient cannot go on from that.
             NonFiniteError: naming the step and the part of the loss.
         """
         self._refuse(unknown_options, "fit")
         self._check_run(nb_epochs, batch_size)
-        facts = ClassifierView(self._classifier, type(self)).facts
-        images, labels = self._data(facts, x, y, "", training=True)
-        held_out = None if validation_data is None else self._data(facts, *validation_data, "validation ")
-        view = self._view()
-        batches = ArrayBatches(images, labels, batch_size, self.seed, view.device)
-        self._run(view, batches, nb_epochs, scheduler, held_out)
+        bare = ClassifierView(self._classifier, type(self))
+        images, labels = self._data(bare.facts, x, y, "", training=True)
+        held_out = None if validation_data is None else self._data(bare.facts, *validation_data, "validation ")
+        batches = ArrayBatches(images, labels, batch_size, self.seed, bare.device)
+        self._check_start(bare, batches)
+        self._run(self._view(), batches, nb_epochs, scheduler, held_out)
 
     def fit_generator(
         self, generator: Any, nb_epochs: int = 20, scheduler: Any = None, **unknown_options: Any
@@ -230,13 +235,24 @@ class RecipeTrainer(Trainer):
         """Trains on an ART `DataGenerator`; one epoch is ceil(size / batch_size) batches."""
         self._refuse(unknown_options, "fit_generator")
         self._check_run(nb_epochs, 1)
-        view = self._view()
-        batches = GeneratorBatches(generator, view.device, view.facts.n_classes)
-        self._run(view, batches, nb_epochs, scheduler, None)
+        bare = ClassifierView(self._classifier, type(self))
+        batches = GeneratorBatches(generator, bare.device, bare.facts.n_classes)
+        self._check_start(bare, batches)
+        self._run(self._view(), batches, nb_epochs, scheduler, None)
 
     def predict(self, x: Any, **kwargs: Any) -> Any:
         """The classifier's logits for x."""
         return self._classifier.predict(x, **kwargs)
+
+    def _check_start(self, view: ClassifierView, batches: Batches) -> None:
+        """Refuses weights that know the labels already, where an ingredient cannot go on from them."""
+        against = objections(self.ingredients, view.classifier.model)
+        if not against:
+            return
+        with frozen(view.net), torch.no_grad():
+            few = [(view.net(in_channels_last(batch.x)).logits, batch.y) for batch in islice(batches.epoch(0), FEW)]
+        if knows_labels(torch.cat([logits for logits, _ in few]), torch.cat([y for _, y in few])):
+            refuse(against, "this classifier, which knows the labels already,", "build it with new weights")
 
     def _view(self) -> ClassifierView:
         """The classifier after surgery; its optimizer follows."""

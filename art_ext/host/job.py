@@ -22,6 +22,7 @@ from art_ext.engine.net import Net
 from art_ext.engine.offers import check_offers, needs_of
 from art_ext.engine.optim import Schedule, make_optimizer, make_schedule
 from art_ext.engine.run import RunSettings
+from art_ext.engine.warm_start import objections, refuse
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError
 from art_ext.evaluation.suite import Threat, threat_of
@@ -205,7 +206,7 @@ def prepare(recipe: Recipe, *, trust: bool = False) -> Job:
     Raises:
         ConfigError: for settings that cannot be used.
         DataError: for data that is missing or cannot be read.
-        ModelError: for a network that cannot be built.
+        ModelError: for a network that cannot be built, or a given one that an ingredient cannot train further.
     """
     catalogue = recipe.catalogue()
     ingredients = tuple(recipe.ingredients(catalogue))
@@ -229,6 +230,9 @@ def prepare(recipe: Recipe, *, trust: bool = False) -> Job:
             tracking_uri=resolve_tracking(recipe.track.uri, Path.cwd()).uri,
             trust=trust,
         )
+        if given.is_whole:
+            against = objections(ingredients, given.module)
+            refuse(against, f"the network of model.from={given.source}", "leave model.from out")
     job = Job(recipe, catalogue, ingredients, data, facts, find_threat(recipe, plan), given)
     job.net(plan)
     return job

@@ -39,9 +39,14 @@ class Negate(nn.Module):
         return -logits
 
 
+def is_negated(model: nn.Module) -> bool:
+    """Whether the network answers in reversed logits already."""
+    return any(isinstance(module, Negate) for module in model.modules())
+
+
 def negate_head(model: nn.Module, facts: Facts) -> nn.Module:
     """Puts the network's head into `Negate`, once."""
-    if not any(isinstance(module, Negate) for module in model.modules()):
+    if not is_negated(model):
         path, head = find_head(model, facts)
         put(model, path, Negate(head))
     return model
@@ -102,6 +107,11 @@ class RCE(Ingredient):
         plan = plan.reshape(self, negate_head)
         plan = plan.default(self, selection=thresholded_worst_case)
         return plan.fill(self, criterion=RCELoss(self.train_temperature), detectors=detectors)
+
+    def cannot_continue(self, model: nn.Module) -> str:
+        if is_negated(model):
+            return ""
+        return "its highest logit names the true class, which RCE trains to have the lowest"
 
     def _detector(self, name: str) -> Detector:
         return KDensity(self.sigma2, self.per_class) if name == "k_density" else MAKERS[name]()

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from art.estimators.classification import PyTorchClassifier
+from safetensors.torch import save_file
 from tiny import plain_network
 from torch import nn
 
@@ -30,11 +31,15 @@ from art_ext.api import (
     cw,
     for_evaluation,
 )
+from art_ext.border.weights import WEIGHTS
 from art_ext.data.batches import ArrayBatches
 from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run, RunSettings
 from art_ext.evaluation.rejection import eligible, roc_auc
+from art_ext.host.beside import describe_network, keep_network
+from art_ext.host.job import prepare
+from art_ext.host.recipe import load_recipe
 from art_ext.parts.surgery import find_head
 from art_ext_baselines import PGDAT, TRADES
 from art_ext_rce.attacks import ATTACKS, CWOptions
@@ -488,6 +493,49 @@ def test_art_trains_in_place_and_everyone_sees_reversed_logits(victim):
     hit = art_victim.predict(rce.RCEAttack(art_victim, eps=0.3, steps=10, targeted=True).generate(x, goal))
     margin = lambda out: cw.measure(Outputs(torch.tensor(out)), torch.tensor(goal)).mean()  # noqa: E731
     assert margin(hit) < margin(art_victim.predict(x))
+
+
+def knowing(criterion_sign):
+    """A classifier that was trained with cross-entropy, on its logits or on their negatives."""
+    known = classifier()
+    x, y = (torch.tensor(part) for part in separable())
+    for _ in range(60):
+        known.optimizer.zero_grad()
+        F.cross_entropy(criterion_sign * known.model(x), y).backward()
+        known.optimizer.step()
+    return known
+
+
+def test_art_refuses_weights_that_know_the_labels_the_other_way_round():
+    x, y = separable()
+    known = knowing(1)
+    assert (known.predict(x).argmax(1) == y).mean() > 0.9
+    with pytest.raises(ModelError, match=r"rce cannot train this classifier.*highest logit.*new weights") as error:
+        rce.RCETrainer(known, track=False, verbose=False).fit(x, y, nb_epochs=1)
+    assert "\n" not in str(error.value)
+    assert not isinstance(known.model[-1], rce.Negate)
+    turned = knowing(-1)
+    rce.RCETrainer(turned, track=False, verbose=False).fit(x, y, nb_epochs=1)
+    assert (turned.predict(x).argmax(1) == y).mean() > 0.9, "it went on from what it knew"
+    rce.RCETrainer(turned, track=False, verbose=False).fit(x, y, nb_epochs=1)
+    assert isinstance(turned.model[-1], rce.Negate), "and goes on from what it trained"
+
+
+def test_a_recipe_does_not_go_on_from_weights_that_rce_did_not_train(tmp_path):
+    def prepared(*overrides):
+        return prepare(load_recipe("digits/rce", overrides))
+
+    for method, job in (("rce", prepared()), ("none", prepared("use=[]", "threat={eps: 0.1}"))):
+        folder = tmp_path / method
+        folder.mkdir()
+        model = job.model(job.plan(job.ingredients))
+        keep_network(folder, describe_network(model, job.facts, job.resolved))
+        save_file(model.state_dict(), folder / WEIGHTS)
+    with pytest.raises(ModelError, match=r"rce cannot train the network of model\.from=.*none further: .*leave model"):
+        prepared(f"model={{from: {tmp_path / 'none'}}}")
+    assert prepared(f"model={{from: {tmp_path / 'rce'}}}").given is not None
+    other = prepared(f"model={{from: {tmp_path / 'rce'}}}", "use=[]", "threat={eps: 0.1}")
+    assert other.given is not None, "what rce trained can be trained without it: its head keeps the sign"
 
 
 def test_art_attacks_of_the_paper_refuse_what_they_do_not_have(victim):
