@@ -23,9 +23,10 @@ from art_ext.parts.objectives import of_criterion
 from art_ext.parts.risks import Clean, Risk
 from art_ext.parts.surgery import Surgery
 from art_ext.parts.targets import Target
-from art_ext.types import Facts, Progress
+from art_ext.types import Facts, Outputs, Progress
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from torch.optim import Optimizer
 
     from art_ext.engine.step import Step
@@ -71,6 +72,8 @@ class Scores:
     n: int = 0
     thresholded: float | None = None
     """1 minus the robust error of what a detector keeps (Stutz et al., ICML 2020); None without one."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """What ingredients measure under the same adversary, by name: means over the held-out examples."""
 
 
 Selection = Callable[[Scores], tuple[float, ...]]
@@ -99,6 +102,8 @@ Pace = Callable[[Progress, int], float]
 """(where the fit stands, rows in a full batch) to a factor of every learning rate."""
 Arrange = Callable[["Optimizer", nn.Module], Callable[[], None]]
 """(optimizer, net): changes the optimizer in place before the first step, and returns what undoes that at the end."""
+Measure = Callable[[Outputs], "Tensor"]
+"""Outputs of N adversarial examples to (N,) values, whose mean is a metric."""
 Stratum = Literal["step", "average"]
 SLOTS = ("attack", "criterion", "risk", "target", "update", "detectors", "selection")
 
@@ -138,6 +143,7 @@ class _Wrapper:
     make: Wrap
     stratum: Stratum
     needs: frozenset[str]
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,8 @@ class Plan:
     settings: Mapping[str, tuple[str, Any]] = field(default_factory=_empty)
     paces: tuple[tuple[str, Pace], ...] = ()
     arrangements: tuple[tuple[str, Arrange], ...] = ()
+    measures: tuple[tuple[str, str, Measure], ...] = ()
+    """(owner, name, what it measures on held-out adversarial examples)."""
     problems: tuple[Problem, ...] = ()
     used: tuple[str, ...] = ()
 
@@ -280,13 +288,32 @@ class Plan:
         return replace(self, alterations=(*self.alterations, _Alteration(by.name, slot, change, around, optional)))
 
     def wrap(
-        self, by: Ingredient, make: Wrap, stratum: Stratum = "step", needs: Iterable[str] = ()
+        self,
+        by: Ingredient,
+        make: Wrap,
+        stratum: Stratum = "step",
+        needs: Iterable[str] = (),
+        *,
+        optional: bool = False,
     ) -> Plan:
         """Wraps the update; later wraps go outside, and stratum "average" (EMA, SWA) is outermost.
 
-        `needs` may hold "adversarial rows".
+        `needs` may hold "adversarial rows". An `optional` wrapper is left out where they are missing, or
+        where the update inside it takes several steps of its own.
         """
-        return replace(self, wrappers=(*self.wrappers, _Wrapper(by.name, make, stratum, frozenset(needs))))
+        wrapper = _Wrapper(by.name, make, stratum, frozenset(needs), optional)
+        return replace(self, wrappers=(*self.wrappers, wrapper))
+
+    def measure(self, by: Ingredient, **measures: Measure) -> Plan:
+        """Adds metrics of held-out examples under the held-out adversary, each the mean of what is measured.
+
+        They are logged each epoch as "held_out/NAME", where the run states a threat.
+        """
+        for name in measures:
+            owner = next((owner for owner, known, _ in self.measures if known == name), None)
+            if owner is not None:
+                return self._problem(f"{owner} and {by.name} both measure {name}; remove one of them", owner, by.name)
+        return replace(self, measures=(*self.measures, *((by.name, name, what) for name, what in measures.items())))
 
     def phase(self, by: Ingredient, until_epoch: int, *, reset_optimizer: bool = False, **parts: Any) -> Plan:
         """Other parts until an epoch; then the filled slots, with a fresh optimizer and schedule if asked."""
@@ -352,15 +379,25 @@ class Plan:
         by, _ = self.defaults.get(slot, ("the default", None))
         return self.owners.get(slot, by)
 
-    def wraps(self) -> list[tuple[str, Update]]:
-        """The update's layers from the innermost out, each with its owner."""
+    def wraps(self, *, averages: bool = True) -> list[tuple[str, Update]]:
+        """The update's layers from the innermost out, each with its owner; without those that average, if asked."""
         update: Update = self._filled().get("update", Descend())
         layers = [(self.owner("update"), update)]
         ordered = sorted(self.wrappers, key=lambda w: w.stratum == "average")
         for wrapper in ordered:
+            if wrapper.stratum == "average" and not averages:
+                break
+            if wrapper.optional and not self._serves(wrapper, layers):
+                continue
             update = wrapper.make(update)
             layers.append((wrapper.owner, update))
         return layers
+
+    def _serves(self, wrapper: _Wrapper, inside: Sequence[tuple[str, Update]]) -> bool:
+        """Whether a wrapper finds what it needs, in every phase, around updates that it goes with."""
+        risks = [self._filled().get("risk", Clean()), *(p.slots["risk"] for p in self.phases if "risk" in p.slots)]
+        rows = "adversarial rows" not in wrapper.needs or all(risk.needs_adversarial for risk in risks)
+        return rows and all(getattr(update, "wrappable", True) for _, update in inside)
 
     def compose(self, epoch: float | None = None) -> Parts:
         """The parts that hold at an epoch, or after all phases."""
@@ -445,7 +482,7 @@ class Plan:
                 )
         yield from self._idle_alterations()
         for wrapper in self.wrappers:
-            if "adversarial rows" in wrapper.needs and not parts.risk.needs_adversarial:
+            if "adversarial rows" in wrapper.needs and not wrapper.optional and not parts.risk.needs_adversarial:
                 yield Problem(
                     f"{wrapper.owner} needs adversarial examples, but {risk} trains on clean rows; "
                     "add an ingredient that trains on an attack",
@@ -495,7 +532,7 @@ class Plan:
 
     def _misplaced_updates(self) -> Iterable[Problem]:
         """Wrappers that the update inside them does not go with; averages go around anything."""
-        layers = self.wraps()[: 1 + sum(wrapper.stratum == "step" for wrapper in self.wrappers)]
+        layers = self.wraps(averages=False)
         for number, (outer, update) in enumerate(layers):
             for inner, inside in layers[:number]:
                 if not getattr(inside, "wrappable", True):
@@ -539,6 +576,7 @@ class Plan:
         lines += [(f"train.{key}", str(value), owner) for key, (owner, value) in self.settings.items()]
         lines += [("optimizer", _name(change), owner) for owner, change in self.arrangements]
         lines += [("learning rate", _name(factor), owner) for owner, factor in self.paces]
+        lines += [("held out", name, owner) for owner, name, _ in self.measures]
         return lines
 
     def _owners_of(self, slot: str) -> str:

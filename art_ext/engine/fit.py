@@ -366,6 +366,7 @@ class Fit:
             metrics["held_out/robust_accuracy"] = scores.robust
         if scores.thresholded is not None:
             metrics["held_out/thresholded_accuracy"] = scores.thresholded
+        metrics |= {f"held_out/{name}": value for name, value in scores.measures.items()}
         return scores
 
     def _choose(self, epoch: int, scores: Scores | None) -> bool:

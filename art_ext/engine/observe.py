@@ -57,7 +57,8 @@ class EpochReport:
     Attributes:
         epoch: epochs done, from 1.
         metrics: "train/loss", "train/loss/<term>", "train/clean_accuracy", "train/robust_accuracy",
-            "held_out/clean_accuracy", "held_out/robust_accuracy", "lr", "images_per_second".
+            "held_out/clean_accuracy", "held_out/robust_accuracy", "held_out/<measure>" of what ingredients measure,
+            "lr", "images_per_second".
         scores: on held-out data, or None without any.
         best: whether it is the best epoch so far.
     """

@@ -161,11 +161,15 @@ class Evaluator:
         with frozen(self.net), torch.no_grad():
             return self.net(x).logits  # type: ignore[no-any-return]
 
-    def outputs(self, attack: Attack | None = None) -> Outputs:
-        """What the network gives for all N images, or for the adversarial twin of each; on the CPU."""
+    def outputs(self, attack: Attack | None = None, rows: Tensor | None = None) -> Outputs:
+        """What the network gives for the images at `rows`, or for the adversarial twin of each; on the CPU.
+
+        Args:
+            rows: (n,) indices; all N when left out.
+        """
         outs = []
         with self.net.offering_features():
-            for index in torch.split(torch.arange(len(self.y)), BATCH):
+            for index in torch.split(torch.arange(len(self.y)) if rows is None else rows, BATCH):
                 x = self.batch(index)[0] if attack is None else self.craft(attack, index)[0]
                 with frozen(self.net), torch.no_grad():
                     out: Outputs = self.net(x)
@@ -225,7 +229,8 @@ def thresholded_accuracy(evaluator: Evaluator, detector: Detector, attack: Attac
 
 class HeldOut:
     """Scores an epoch on held-out data: clean, under the method's own adversary, and, where a
-    detector rejects, what of the kept is right under the adversary of both.
+    detector rejects, what of the kept is right under the adversary of both. What the plan measures is
+    taken at the strongest point of that same adversary, which goes on after success.
 
     Args:
         threat: None leaves the robust score out.
@@ -248,13 +253,27 @@ class HeldOut:
         self.images, self.y, self.seed, self.device, self.run = images, y, seed, device, run
         self.attack = informed(plan, threat, steps)[0] if threat is not None else None
         self.rejecting = evading(plan, threat, steps) if threat is not None else None
+        self.measures = {name: what for _, name, what in plan.measures}
 
     def __call__(self, net: Net, parts: Parts, epoch: int) -> Scores:
         evaluator = Evaluator(net, self.images, self.y, seed=self.seed, device=self.device)
         clean = evaluator.clean().value
         robust = under_shared(evaluator, *self.attack, self.run).value if self.attack is not None else None
         kept = thresholded_accuracy(evaluator, *self.rejecting) if self.rejecting is not None else None
-        return Scores(clean, robust, len(self.y), kept)
+        return Scores(clean, robust, len(self.y), kept, self._measured(evaluator))
+
+    def _measured(self, evaluator: Evaluator) -> dict[str, float]:
+        """The means of what the plan measures, over the adversarial twins of all examples, from all processes."""
+        if not self.measures or self.attack is None:
+            return {}
+        whole = replace(self.attack[1], stop_when_wrong=False)
+        rows = torch.arange(len(self.y)) if self.run is None else self.run.own(len(self.y)).nonzero().squeeze(1)
+        sums = dict.fromkeys(self.measures, 0.0)
+        if len(rows):
+            out = evaluator.outputs(whole, rows)
+            sums = {name: float(what(out).double().sum()) for name, what in self.measures.items()}
+        found = sums if self.run is None else self.run.reduce(sums)
+        return {name: value / len(self.y) for name, value in found.items()}
 
 
 def under_shared(evaluator: Evaluator, name: str, attack: Attack, run: Run | None) -> Accuracy:

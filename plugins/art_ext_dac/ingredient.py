@@ -67,7 +67,10 @@ class HalfStep:
 
 
 class Watch:
-    """Measures adversarial certainty before each step, in eval mode, and leaves the update as it is."""
+    """Measures adversarial certainty before each step, in eval mode, and leaves the update as it is.
+
+    It needs the batch's adversarial rows; without, what is measured each epoch on held-out images remains.
+    """
 
     def __init__(self, then: Update) -> None:
         self.then = then
@@ -146,19 +149,22 @@ class DAC(Ingredient):
         Literal["code", "paper", "regularizer", "watch"],
         Field(
             description="code: std through the optimizer; paper: variance in a plain step beside it; "
-            "regularizer (experimental): one step on loss + s std; watch: only measured"
+            "regularizer (experimental): one step on loss + s std; watch: only measured, in any run"
         ),
     ] = "code"
 
     def apply(self, plan: Plan) -> Plan:
+        plan = plan.measure(
+            self,
+            certainty_variance=lambda out: certainty_variance(out.logits),
+            certainty_std=lambda out: certainty_std(out.logits),
+        )
         if self.form == "regularizer":
             return plan.alter(self, "risk", self._regularize)
-        return plan.wrap(self, self._around, needs=("adversarial rows",))
-
-    def _around(self, then: Update) -> Update:
-        if self.form == "code" or self.form == "paper":
-            return HalfStep(then, self.stepsize, self.form)
-        return Watch(then)
+        if self.form == "watch":
+            return plan.wrap(self, Watch, needs=("adversarial rows",), optional=True)
+        form = self.form
+        return plan.wrap(self, lambda then: HalfStep(then, self.stepsize, form), needs=("adversarial rows",))
 
     def _regularize(self, risk: Any) -> Risk:
         if not risk.needs_adversarial:

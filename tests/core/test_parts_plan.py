@@ -343,6 +343,35 @@ def test_scores_are_compared_robust_first():
     assert clean_accuracy(Scores(0.9, 0.1)) == (0.9,)
 
 
+def test_an_optional_wrapper_stays_away_where_it_has_nothing_to_do():
+    class Around:
+        def __init__(self, then):
+            self.then = then
+
+    class Several:
+        wrappable = False
+
+    looks = make("looks", lambda plan, by: plan.wrap(by, Around, needs=("adversarial rows",), optional=True))
+    rows = make("rows", lambda plan, by: plan.fill(by, risk=Madry(), attack=PGD(Linf(0.1))))
+    takes = make("takes", lambda plan, by: plan.fill(by, update=Several()))
+    late = make("late", lambda plan, by: plan.phase(by, 2, risk=Clean()))
+
+    def owners(*ingredients):
+        return [owner for owner, _ in Plan.of(ingredients, FACTS).wraps()]
+
+    assert owners(looks) == ["the default"]
+    assert owners(looks, rows) == ["the default", "looks"]
+    assert owners(looks, rows, takes) == ["takes"]
+    assert owners(looks, rows, late) == ["the default"], "some epochs have no adversarial rows"
+
+
+def test_a_measure_has_one_owner():
+    one, two = (make(name, lambda plan, by: plan.measure(by, spread=lambda out: out.logits)) for name in ("one", "two"))
+    assert ("held out", "spread", "one") in Plan.of([one], FACTS).describe()
+    with pytest.raises(ComposeError, match="one and two both measure spread; remove one of them"):
+        Plan.of([one, two], FACTS)
+
+
 def test_rows_of_risks():
     assert Mixed(0.25).rows(10) == (slice(0, 2), slice(2, 10))
     assert Mixed(0.5).rows(1) == (slice(0, 0), slice(0, 1))

@@ -20,9 +20,11 @@ from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.optim import steps
 from art_ext.engine.run import Run, RunSettings
+from art_ext.evaluation.suite import HeldOut, Threat
 from art_ext.types import Facts
 from art_ext_baselines import MART, PGDAT, TRADES, FreeAT
 from art_ext_dac import DAC, DACTrainer, certainty_std, certainty_variance
+from art_ext_tricks import Smooth
 
 FILE = Path(__file__).parents[1] / "vectors" / "dac.json"
 VECTORS = {entry["name"]: entry for entry in json.loads(FILE.read_text())}
@@ -270,7 +272,7 @@ def test_the_regularizer_is_one_step_on_the_sum():
 
 
 def test_what_dac_does_not_go_with():
-    for form in ("code", "paper", "watch", "regularizer"):
+    for form in ("code", "paper", "regularizer"):
         with pytest.raises(ConfigError, match="dac needs adversarial examples"):
             Plan.of([DAC(form=form)], FACTS)
     with pytest.raises(ComposeError, match="dac goes around one step a batch, but free_at takes several"):
@@ -279,6 +281,55 @@ def test_what_dac_does_not_go_with():
         DAC(stepsize=-1)
     with pytest.raises(ConfigError, match="unknown option of dac 'stepsze'; did you mean stepsize"):
         DAC(stepsze=1)
+
+
+@pytest.mark.parametrize(
+    ("base", "rows"),
+    [([], False), ([FreeAT(eps=0.1, replays=2)], False), ([BASE], True), ([Smooth(amount=0.1)], False)],
+    ids=["clean", "free_at", "pgd_at", "smooth"],
+)
+def test_certainty_is_a_metric_of_any_run(base, rows):
+    """On held-out images under the held-out adversary, against plain PGD on the network; steps are only watched."""
+    module = network()
+    alone, _ = fit(base, module)
+    plan = Plan.of([*base, DAC(form="watch")], FACTS)
+    x, y = data()
+    held_out = HeldOut(plan, x, y, Threat("linf", EPS), steps=STEPS)
+    watched, history = fit([*base, DAC(form="watch")], module, validate=held_out)
+    assert_same(watched, alone, atol=0)
+    metrics = history.epochs[-1].metrics
+    assert ("train/loss/certainty_std" in metrics) == rows
+
+    watched.eval()
+    keys, step = Keys(0, 0, torch.arange(len(y))), 2.5 * EPS / STEPS
+    adv = (x.double() + (2 * keys.stream("start", 0).uniform((1, 6, 6)) - 1).double() * EPS).clamp(0, 1)
+    best, found = adv.clone(), torch.full((len(y),), -math.inf, dtype=torch.float64)
+    fallen = torch.zeros(len(y), dtype=torch.bool)
+    for number in range(STEPS + 1):
+        adv = adv.detach().requires_grad_()
+        z = watched(adv)
+        loss, wrong = F.cross_entropy(z, y, reduction="none"), z.argmax(1) != y
+        better = (wrong & ~fallen) | ((wrong == fallen) & (loss > found))
+        best[better], found[better], fallen[better] = adv.detach()[better], loss.detach()[better], wrong[better]
+        if number < STEPS:
+            (grad,) = torch.autograd.grad(loss.sum(), adv)
+            adv = adv.detach() + step * grad.sign()
+            adv = torch.minimum(torch.maximum(adv, x - EPS), x + EPS).clamp(0, 1)
+    z = watched(best).detach()
+    mean = z.mean(1, keepdim=True)
+    variance = ((z - mean) ** 2).sum(1) / z.shape[1]
+    deviation = (((z - mean) ** 2).sum(1) / (z.shape[1] - 1)).sqrt()
+    assert metrics["held_out/certainty_variance"] == pytest.approx(float(variance.mean()), abs=1e-6)
+    assert metrics["held_out/certainty_std"] == pytest.approx(float(deviation.mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("form", ["code", "paper", "regularizer"])
+def test_every_form_measures_held_out_certainty(form):
+    plan = Plan.of([BASE, DAC(form=form)], FACTS)
+    x, y = data()
+    scores = HeldOut(plan, x, y, Threat("linf", EPS), steps=1)(Net(network().float()), plan.compose(), 0)
+    assert scores.measures.keys() == {"certainty_variance", "certainty_std"}
+    assert HeldOut(plan, x, y, None)(Net(network().float()), plan.compose(), 0).measures == {}
 
 
 class Stale(Ingredient):

@@ -44,7 +44,7 @@ def batches(batch_size=8):
     return ArrayBatches(*data(), batch_size, SEED)
 
 
-def fit(ingredients, module, *, epochs=2, batch_size=8, schedule=None, facts=FACTS, sgd=SGD, **settings):
+def fit(ingredients, module, *, epochs=2, batch_size=8, schedule=None, facts=FACTS, sgd=SGD, validate=None, **settings):
     """Trains a copy of the module; gives it, and the fit's history."""
     module = copy.deepcopy(module)
     run = Run(RunSettings(precision="64-true", fold=False, channels_last=False, **settings), SEED, torch.device("cpu"))
@@ -53,7 +53,8 @@ def fit(ingredients, module, *, epochs=2, batch_size=8, schedule=None, facts=FAC
     usual = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # fabric hands outputs over in the default type
     try:
-        return module, Fit(plan, Net(module), optimizer, run, epochs=epochs, schedule=schedule)(batches(batch_size))
+        whole = Fit(plan, Net(module), optimizer, run, epochs=epochs, schedule=schedule, validate=validate)
+        return module, whole(batches(batch_size))
     finally:
         torch.set_default_dtype(usual)
 
