@@ -34,9 +34,10 @@ class BacktrackingPGD(PGD):
     2. the candidate is delta + s g, put into the ball, then the box.
     3. it is taken where its score is no lower; elsewhere delta stays, and s <- s / lr_factor for good.
 
-    `steps` candidates and the start are looked at, and each example keeps the one with the highest
-    score, whether or not it is misclassified; with `stop_when_wrong` the first that is. A point's
-    gradient is computed in the pass that judges it, so a step is one pass forward and one back.
+    `steps` candidates and the start are looked at, and each example keeps the first with the highest
+    score, whether or not it is misclassified; with `stop_when_wrong` the first that is. So where the
+    score is flat an example walks on, and yet keeps the point where it came there. A point's gradient
+    is computed in the pass that judges it, so a step is one pass forward and one back.
 
     Attributes:
         momentum: mu of the dampened momentum above, in [0, 1).
@@ -69,9 +70,7 @@ class BacktrackingPGD(PGD):
         walk = Walk.of(self, x, eps, mask)
         adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=True)
         walk = replace(walk, mask=None)  # from here on the gradient is masked: a part of 1 must not act twice
-        # Where steps are taken only if they pay, the point an example is at is the best it saw.
-        judge = best if self.lr_factor is None or (best is not None and best.settles) else None
-        value, grad, wrong = _look(net, adv, score, judge)
+        value, grad = _look(net, adv, score, best)
         size = torch.ones_like(per_example(value)) * walk.size
         velocity = torch.zeros_like(x)
         for step in range(self.steps):
@@ -80,7 +79,7 @@ class BacktrackingPGD(PGD):
             direction = normalised(self.norm, grad if mask is None else grad * mask)
             velocity.mul_(self.momentum).add_(direction, alpha=1 - self.momentum)
             candidate = walk.begin(adv - x + size * velocity, clamped=True)
-            its_value, its_grad, its_wrong = _look(net, candidate, score, judge, last=step == self.steps - 1)
+            its_value, its_grad = _look(net, candidate, score, best, last=step == self.steps - 1)
             if self.lr_factor is None:
                 adv, value, grad = candidate, its_value, its_grad
                 continue
@@ -88,10 +87,7 @@ class BacktrackingPGD(PGD):
             rows = per_example(taken)
             adv = torch.where(rows, candidate, adv, out=adv)  # a buffer of our own: strides stay
             value, grad = torch.where(taken, its_value, value), torch.where(rows, its_grad, grad)
-            wrong = torch.where(taken, its_wrong, wrong)
             size = torch.where(rows, size, (size / self.lr_factor).clamp(min=SMALLEST_STEP))
-        if best is not None and judge is None:
-            best.consider(adv, value, wrong, aim_first=False)
         return adv
 
     def __str__(self) -> str:
@@ -101,14 +97,14 @@ class BacktrackingPGD(PGD):
 
 def _look(
     net: Forward, adv: Tensor, score: Score, best: Best | None, *, last: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The score (N,) at points, its gradient, which the last look goes without, and who is wrong; shown to `best`."""
+) -> tuple[Tensor, Tensor]:
+    """The score (N,) at points, shown to `best`, and its gradient, which the last look goes without."""
     with torch.set_grad_enabled(not last):
         out = net(adv.requires_grad_(not last))
         value = score.value(out)
     grad = torch.zeros_like(adv) if last else torch.autograd.grad(value.sum(), adv)[0]
     adv.requires_grad_(False)
-    value, wrong = value.detach(), score.wrong(out)
+    value = value.detach()
     if best is not None:
-        best.consider(adv, value, wrong, aim_first=best.settles)
-    return value, grad, wrong
+        best.consider(adv, value, score.wrong(out), aim_first=best.settles)
+    return value, grad

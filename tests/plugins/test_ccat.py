@@ -336,6 +336,28 @@ def test_one_pass_a_step_is_the_same_as_the_loop_with_two(name, lr_factor):
         assert (sizes < ball.eps).any(), "no step was taken back, so this test shows nothing"
 
 
+@pytest.mark.parametrize("name", BALLS)
+def test_on_a_saturated_plateau_the_first_of_the_best_points_is_kept(name):
+    """Where p is 1 exactly, all scores are equal and every step is taken; the point kept sets the target's size."""
+    module, (x, y) = network().eval(), images()
+    with torch.no_grad():
+        module[-1].weight *= 400
+    ball = replace(BALLS[name], eps=2 * BALLS[name].eps)
+    attack = BacktrackingPGD(ball, 12, ball.eps / 4, objective=other_confidence, start=ZeroStart(), momentum=0.5)
+    adv, _ = craft(attack, module, x, y)
+
+    def loop(steps):
+        return plain_attack(
+            lambda b: Outputs(module(b)), x, torch.zeros_like(x), lambda z: -best_other_probability(z, y), norm=name,
+            eps=ball.eps, lr=ball.eps / 4, factor=1.5, momentum=0.5, steps=steps,
+        )  # fmt: skip
+
+    delta, _, sizes = loop(12)
+    torch.testing.assert_close(adv.delta, delta, rtol=1e-7, atol=1e-9)
+    flat = (loop(6)[1] == -1) & (sizes == ball.eps / 4)
+    assert flat.sum() >= 3, "too few examples walked half of the way on a plateau, so this test shows little"
+
+
 def test_a_step_is_one_pass():
     module, (x, y) = network().eval(), images()
     passes = []
