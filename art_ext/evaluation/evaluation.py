@@ -28,6 +28,7 @@ from art_ext.evaluation.record import (
     CurvePoint,
     DataInfo,
     EvaluationRecord,
+    Peer,
     RejectionResult,
 )
 from art_ext.evaluation.rejecting import judge_detector, prepare_detector
@@ -102,6 +103,7 @@ class Evaluation:
         threat: what the attacker may do.
         attacks: the attacks that plugins offer, by name.
         baseline: the undefended network, attacked the same way, and a surrogate for transfer.
+        beside: what other methods, evaluated alike, came to.
         calibration: held-out rows that set the thresholds of detectors.
         seen: "training" and "selection" rows, to find images that it has seen; the first also fit detectors' banks.
         notes: sentences for the record.
@@ -121,6 +123,7 @@ class Evaluation:
         info: DataInfo | None = None,
         attacks: Mapping[str, AttackEntry] | None = None,
         baseline: Net | None = None,
+        beside: Sequence[Peer] = (),
         calibration: Rows | None = None,
         seen: Mapping[str, Rows] | None = None,
         notes: Sequence[str] = (),
@@ -140,7 +143,7 @@ class Evaluation:
         self.lineup = self._lineup(attacks or {}, baseline)
         last = effort(threat, *options.suite.effort)
         self.campaign = self._campaign(self.evaluator, self.lineup, last, subject.info.digest)
-        self.baseline = baseline
+        self.baseline, self.beside = baseline, tuple(beside)
         self.answer: bool | None = None
 
     def attack(self) -> None:
@@ -201,11 +204,12 @@ class Evaluation:
             clean=campaign.estimate(campaign.right),
             attacks=results,
             worst_case=worst,
-            verdict=conclude(worst, self.threat, results, checks, baseline, complete=complete),
+            verdict=conclude(worst, self.threat, results, checks, baseline, self.beside, complete=complete),
             checks=checks,
             rejection=tuple(rejection),
             curve=curve,
             baseline=baseline,
+            beside=self.beside,
             versions={"torch": torch.__version__, "python": platform.python_version()},
             notes=tuple(dict.fromkeys([*self.notes, *self.lineup.notes])),
             complete=complete,

@@ -54,6 +54,16 @@ class Estimate(_Part):
 
 
 @dataclass(frozen=True)
+class TrainingCost(_Part):
+    """What a training took, its best epoch or not: passes of single images, and updates of the weights."""
+
+    epochs: int
+    updates: int
+    forwards: int
+    backwards: int
+
+
+@dataclass(frozen=True)
 class ModelInfo(_Part):
     """The network: as the user named it, a digest of its weights, and the recipe that trained it, where known.
 
@@ -61,6 +71,7 @@ class ModelInfo(_Part):
         ingredients: names of the recipe's ingredients; empty for an undefended network, and where `recipe` is None
             and nothing is known.
         plugins: name to version of those that offer the ingredients.
+        training: what it took, where that is known.
     """
 
     source: str
@@ -68,6 +79,12 @@ class ModelInfo(_Part):
     ingredients: tuple[str, ...] = ()
     recipe: Mapping[str, Any] | None = None
     plugins: Mapping[str, str] = field(default_factory=dict)
+    training: TrainingCost | None = None
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Self:
+        known = data.get("training")
+        return super().from_record({**data, "training": None if known is None else TrainingCost.from_record(known)})
 
 
 @dataclass(frozen=True)
@@ -193,6 +210,35 @@ class Baseline(_Part):
 
 
 @dataclass(frozen=True)
+class Peer(_Part):
+    """Another method, trained with as many updates and evaluated alike."""
+
+    name: str
+    clean: Estimate
+    attacks: tuple[AttackResult, ...]
+    worst_case: Estimate
+    trusted: bool
+    training: TrainingCost | None = None
+
+    @classmethod
+    def of(cls, name: str, record: EvaluationRecord) -> Peer:
+        trusted, training = record.verdict.trusted, record.model.training
+        return cls(name, record.clean, record.attacks, record.worst_case, trusted, training)
+
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Peer:
+        known = data.get("training")
+        return cls(
+            data["name"],
+            Estimate.from_record(data["clean"]),
+            tuple(AttackResult.from_record(item) for item in data["attacks"]),
+            Estimate.from_record(data["worst_case"]),
+            data["trusted"],
+            None if known is None else TrainingCost.from_record(known),
+        )
+
+
+@dataclass(frozen=True)
 class EvaluationRecord(_Part):
     """All that an evaluation found; evaluation.json."""
 
@@ -209,6 +255,7 @@ class EvaluationRecord(_Part):
     rejection: tuple[RejectionResult, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
     baseline: Baseline | None = None
+    beside: tuple[Peer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     """What a reader must know: attacks that are not installed, labels taken from probabilities, a budget that ended."""
@@ -242,6 +289,7 @@ class EvaluationRecord(_Part):
                 rejection=tuple(RejectionResult.from_record(item) for item in data["rejection"]),
                 curve=tuple(CurvePoint.from_record(item) for item in data["curve"]),
                 baseline=None if data["baseline"] is None else Baseline.from_record(data["baseline"]),
+                beside=tuple(Peer.from_record(item) for item in data.get("beside", ())),
                 versions=data.get("versions", {}),
                 notes=tuple(data.get("notes", ())),
                 complete=data["complete"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from art_ext.evaluation.record import AttackResult, Baseline, Check, Estimate, EvaluationRecord, Verdict
+from art_ext.evaluation.record import AttackResult, Baseline, Check, Estimate, EvaluationRecord, Peer, Verdict
 from art_ext.evaluation.threat import Threat
 
 
@@ -14,6 +14,7 @@ def conclude(
     attacks: Sequence[AttackResult],
     checks: Sequence[Check],
     baseline: Baseline | None,
+    beside: Sequence[Peer] = (),
     *,
     complete: bool,
 ) -> Verdict:
@@ -25,8 +26,9 @@ def conclude(
     if not complete:
         reasons.append("the evaluation was cut short")
     ran = sum(result.bounded and result.error is None for result in attacks)
-    beside = "" if baseline is None else f"; the undefended model keeps {baseline.worst_case.accuracy:.1%}"
-    sentence = f"robust accuracy {worst} at {threat}, the worst case over {ran} attacks{beside}"
+    others = [] if baseline is None else [f"the undefended model keeps {baseline.worst_case.accuracy:.1%}"]
+    others += [f"{peer.name} with as many updates keeps {peer.worst_case.accuracy:.1%}" for peer in beside]
+    sentence = "; ".join([f"robust accuracy {worst} at {threat}, the worst case over {ran} attacks", *others])
     if reasons:
         sentence += f". Do not trust this number, because {'; '.join(reasons)}"
     return Verdict(worst.accuracy, worst.low, worst.high, not reasons, sentence, tuple(reasons))
@@ -37,6 +39,7 @@ def two_lines(record: EvaluationRecord) -> tuple[str, str]:
     first = (
         f"clean {record.clean.accuracy:.1%}, robust {record.worst_case} at {record.threat}"
         + ("" if record.baseline is None else f"; undefended {record.baseline.worst_case.accuracy:.1%}")
+        + "".join(f"; {peer.name} {peer.worst_case.accuracy:.1%}" for peer in record.beside)
         + f"; {record.suite} suite, {len(record.attacks)} attacks, {record.seconds:.0f} s"
     )
     if record.verdict.reasons:

@@ -26,13 +26,14 @@ from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Tick
 from art_ext.evaluation.verdict import two_lines
 from art_ext.host.evaluation_text import Progress, lines_of
-from art_ext.host.folders import default_folder
+from art_ext.host.folders import STATE, default_folder
 from art_ext.host.job import find_threat
 from art_ext.host.manager import Catalogue, default_manager
 from art_ext.host.models import OpenedModel, open_model
 from art_ext.host.publishing import publish_evaluation
 from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
-from art_ext.host.trained import role_of, trained
+from art_ext.host.trained import cost_of, role_of, trained
+from art_ext.lifecycle.roles import UNDEFENDED, is_role
 from art_ext.plan import Plan
 from art_ext.types import Facts
 
@@ -146,6 +147,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         tuple(ingredient.name for ingredient in opened.ingredients),
         opened.recipe,
         catalogue.versions(plan.used),
+        cost_of(role_of(request.model)),
     )
     bare: Net | None = None
     if found.baseline is not None:
@@ -272,10 +274,9 @@ def _baseline(
     """The model that --baseline names, or the undefended one of the same run folder."""
     if request.baseline is not None:
         return _open(request.baseline, catalogue, None, opened.facts, request)
-    folder = Path(request.model).expanduser()
-    folder = folder.parent if folder.name == "hardened" else folder
-    if opened.ingredients and (folder / "undefended" / "best.pt").is_file():
-        return open_model(str(folder), catalogue=catalogue, recipe=given, facts=opened.facts, undefended=True)
+    role = role_of(request.model)
+    if opened.ingredients and role is not None and is_role(role.parent / UNDEFENDED):
+        return open_model(str(role.parent), catalogue=catalogue, recipe=given, facts=opened.facts, undefended=True)
     return None
 
 
@@ -316,12 +317,11 @@ def _limited(split: Split, limit: int | None) -> tuple[Split, str]:
 
 def _folder(model: str) -> Path:
     """Where an evaluation goes: into the run folder it is of, else into a new one."""
-    folder = Path(model).expanduser()
-    role = folder.name if folder.name in ("hardened", "undefended") else "hardened"
-    run = folder.parent if folder.name in ("hardened", "undefended") else folder
-    if (run / "run.json").is_file():
-        return run / "evaluation" / role
-    return default_folder("evaluate-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", folder.name or model).strip("_"))
+    role = role_of(model)
+    if role is not None and (role.parent / STATE).is_file():
+        return role.parent / "evaluation" / role.name
+    name = Path(model).expanduser().name or model
+    return default_folder("evaluate-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_"))
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

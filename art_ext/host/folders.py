@@ -4,7 +4,7 @@
     RUN_DIR/damaged.txt            files of the data set that could not be read and were left out, where there are any
     RUN_DIR/run.json               what a run that goes on has to know (`RunState`)
     RUN_DIR/result.json, .png      the comparison, at the end
-    RUN_DIR/ROLE/                  of "undefended" and "hardened" each:
+    RUN_DIR/ROLE/                  of "undefended", "hardened", and each method of the recipe's `beside:`
         step-00000120.pt           the whole state of the training, the last two
         best.pt, last.pt           weights of the best epoch, and of the last
         rows.pt                    each attack's outcome, image by image
@@ -28,7 +28,7 @@ from typing import Any
 from art_ext.errors import ConfigError
 from art_ext.files import write_atomically
 
-__all__ = ["DAMAGED", "RECIPE", "RunState", "default_folder", "held", "new_folder"]
+__all__ = ["DAMAGED", "RECIPE", "STATE", "RunState", "default_folder", "held", "new_folder"]
 
 RECIPE, STATE, LOCK, DAMAGED = "recipe.json", "run.json", ".lock", "damaged.txt"
 

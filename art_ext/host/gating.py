@@ -22,11 +22,11 @@ from art_ext.host.manager import Catalogue
 from art_ext.host.models import open_model
 from art_ext.lifecycle.gate import Decision, decide
 from art_ext.lifecycle.policy import Champion, Pairs, Policy, policy_from
+from art_ext.lifecycle.roles import ROLES
 from art_ext.secrets import masked
 
 __all__ = ["gate", "read_policy", "registered"]
 
-_ROLES = ("hardened", "undefended")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def registered(model: str, tracking: Tracking) -> Version:
     if model.startswith("models:/"):
         found = find_version(tracking.uri, model)
     else:
-        for place in (Path(model), *(Path(model) / role for role in _ROLES)):
+        for place in (Path(model), *(Path(model) / role for role in ROLES)):
             opening, position = Opening.load(place), Position.load(place)
             if opening and opening.registration and position and position.version:
                 found = find_version(tracking.uri, f"models:/{opening.registration.name}/{position.version}")
@@ -149,7 +149,7 @@ def _found(model: str, digest: str, tracking: Tracking) -> Iterator[Path | None]
 
 def _beside(run: Path) -> Path | None:
     """The evaluation in a run folder, or that of one of its roles."""
-    places = [run / FOLDER / role for role in _ROLES]
+    places = [run / FOLDER / role for role in ROLES]
     places += [run.parent / FOLDER / run.name, run / FOLDER, run]
     return next((place for place in places if (place / FILE).is_file()), None)
 

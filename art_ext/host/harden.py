@@ -14,14 +14,12 @@ from art_ext.evaluation.record import FILE
 from art_ext.files import write_atomically
 from art_ext.host.folders import DAMAGED, RECIPE, RunState, default_folder, held, new_folder
 from art_ext.host.job import Job, prepare
-from art_ext.host.outcome import Echo, report
+from art_ext.host.outcome import Echo, evaluate_all, report
 from art_ext.host.recipe import Recipe
+from art_ext.host.roles import roles_of
 from art_ext.host.training import parent_info, train
-from art_ext.ingredient import Ingredient
 from art_ext.lifecycle.family import Family
 from art_ext.secrets import masked_data
-
-UNDEFENDED, HARDENED = "undefended", "hardened"
 
 
 def harden(
@@ -65,34 +63,27 @@ def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool
         say(line)
     say(f"files     {folder}")
     say(f"tracking  {tracking.describe()}")
-    methods: dict[str, tuple[Ingredient, ...]] = {} if job.baseline == "none" else {UNDEFENDED: ()}
-    methods |= {HARDENED: job.ingredients} if job.ingredients else {UNDEFENDED: ()}
     above = None if state.parent is None else Path(state.parent)
     track, info = job.recipe.track, parent_info(job, folder, first.rank, above)
     outcomes = []
     try:
         with Family(tracking, info, experiment=track.experiment, register=track.registered_as) as family:
-            for role, used in methods.items():
-                outcomes.append(
-                    train(
-                        job,
-                        role,
-                        job.plan(used),
-                        folder / role,
-                        tracking,
-                        signals=first.signals,
-                        resume=resume,
-                        done=role in state.done,
-                    )
+            for role in roles_of(job):
+                done = role.name in state.done
+                found = train(
+                    role, folder / role.name, tracking, signals=first.signals, resume=resume, done=done
                 )
+                outcomes.append(found)
                 if leads:
-                    state.mark(role)
+                    state.mark(role.name)
+            if leads:
+                report(job, outcomes, folder, say)
+            evaluate_all(job, outcomes, folder, first, say)
             if not leads:
                 return
-            report(job, outcomes, folder, say)
-            role = outcomes[-1].role
-            evaluated = folder / "evaluation" / role
-            family.trained(folder / role, evaluated if (evaluated / FILE).is_file() else None)
+            name = outcomes[-1].role.name
+            evaluated = folder / "evaluation" / name
+            family.trained(folder / name, evaluated if (evaluated / FILE).is_file() else None)
             state.finished = True
             state.save()
     except Stopped as stop:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,13 +12,18 @@ import torch
 
 from art_ext.border.mlflow import MLflowTracker
 from art_ext.engine.fit import History
+from art_ext.engine.journal import FILE as JOURNAL
+from art_ext.engine.run import Run
 from art_ext.evaluation.figures import Gallery, comparison
+from art_ext.evaluation.record import Peer
 from art_ext.evaluation.rejection import Rejection
 from art_ext.evaluation.suite import TPR, Accuracy, Evaluator, Threat, evading, worst
 from art_ext.evaluation.verdict import two_lines
 from art_ext.files import replacing, write_atomically
 from art_ext.host.job import Job
+from art_ext.host.roles import Role
 from art_ext.host.run_evaluation import evaluate_run
+from art_ext.lifecycle.roles import UNDEFENDED
 from art_ext.parts.attacks import Attack
 from art_ext.parts.detectors import threshold_at
 from art_ext.parts.objectives import ce, kl_to_clean
@@ -42,7 +47,7 @@ class Outcome:
         overstates: why the rows are no measure of robustness, or "".
     """
 
-    role: str
+    role: Role
     evaluator: Evaluator
     history: History
     rows: list[Accuracy]
@@ -83,27 +88,14 @@ def overstates(plan: Plan, attacks: Sequence[tuple[str, Attack]]) -> str:
 
 
 def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> None:
-    """The table, result.json and result.png; then the recipe's suite, with its verdict."""
-    for line in table({outcome.role: outcome.rows for outcome in outcomes}):
+    """The table, result.json and result.png."""
+    for line in table({outcome.role.name: outcome.rows for outcome in outcomes}):
         echo(line)
     for outcome in outcomes:
-        epoch, epochs = outcome.history.best_epoch, len(outcome.history.epochs)
-        if epochs == 0:
-            echo(f"{outcome.role}: the given model as it is")
-            continue
-        shown = "; the last epoch: " + ", ".join(f"{row.name} {row.value:.3f}" for row in outcome.last)
-        echo(f"{outcome.role}: epoch {epoch} of {epochs} is the best on held-out data{shown if outcome.last else ''}")
-        if outcome.rejection is not None:
-            name, found = outcome.rejection
-            echo(
-                f"{outcome.role}, rejecting below {name} {found.threshold:.3f}: keeps {found.tpr:.1%} of what is "
-                f"right; under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
-                f"and {found.unthresholded:.1%} with nothing rejected"
-            )
-        if outcome.overstates:
-            echo(f"{outcome.role}: {outcome.overstates}")
+        for line in _told(outcome):
+            echo(line)
     result = {
-        outcome.role: {
+        outcome.role.name: {
             "best_epoch": outcome.history.best_epoch,
             "epochs": len(outcome.history.epochs),
             "train_seconds": round(outcome.history.seconds, 2),
@@ -123,20 +115,46 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
     for outcome in outcomes[-1:]:
         if outcome.tracker is not None:
             outcome.tracker.attach_figure("result.png", figure)
-    if job.recipe.suite != "none":
-        _evaluate(job, outcomes, folder, echo)
 
 
-def _evaluate(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> None:
-    """The recipe's suite on the last role, the one before it as its undefended twin; the verdict in two lines."""
+def _told(outcome: Outcome) -> Iterator[str]:
+    name, epoch, epochs = outcome.role.name, outcome.history.best_epoch, len(outcome.history.epochs)
+    if epochs == 0:
+        yield f"{name}: the given model as it is"
+        return
+    shown = "; the last epoch: " + ", ".join(f"{row.name} {row.value:.3f}" for row in outcome.last)
+    yield f"{name}: epoch {epoch} of {epochs} is the best on held-out data{shown if outcome.last else ''}"
+    if outcome.rejection is not None:
+        detector, found = outcome.rejection
+        yield (
+            f"{name}, rejecting below {detector} {found.threshold:.3f}: keeps {found.tpr:.1%} of what is "
+            f"right; under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
+            f"and {found.unthresholded:.1%} with nothing rejected"
+        )
+    if outcome.overstates:
+        yield f"{name}: {outcome.overstates}"
+
+
+def evaluate_all(job: Job, outcomes: Sequence[Outcome], folder: Path, run: Run, echo: Echo) -> None:
+    """The recipe's suite on the methods beside and on the last role, with the undefended twin; its verdict in two
+    lines. All processes take part.
+    """
+    if job.recipe.suite == "none":
+        return
     *before, last = outcomes
-    hardened = job.ingredients if before or job.baseline == "none" else ()
-    baseline = before[0].evaluator.net if before else None
-    journals = {outcome.role: folder / outcome.role / "metrics.jsonl" for outcome in outcomes}
-    record, page = evaluate_run(job, last.role, last.evaluator.net, hardened, baseline, folder, journals)
-    for line in two_lines(record):
-        echo(line)
-    echo(f"report    {page}")
+    bare = next((outcome.evaluator.net for outcome in before if outcome.role.name == UNDEFENDED), None)
+    journals = {outcome.role.name: folder / outcome.role.name / JOURNAL for outcome in outcomes}
+    peers = []
+    for outcome in before:
+        if outcome.role.name != UNDEFENDED:
+            found = evaluate_run(outcome.role, outcome.evaluator.net, bare, (), folder, run)
+            peers += [] if found is None else [Peer.of(outcome.role.name, found[0])]
+    found = evaluate_run(last.role, last.evaluator.net, bare, peers, folder, run, journals)
+    if found is not None:
+        record, page = found
+        for line in two_lines(record):
+            echo(line)
+        echo(f"report    {page}")
 
 
 def table(models: Mapping[str, Sequence[Accuracy]]) -> list[str]:
@@ -168,7 +186,7 @@ def picture(job: Job, outcomes: Sequence[Outcome]) -> Figure:
     rows = {}
     for outcome in outcomes:
         adversarial, _ = outcome.evaluator.craft(attack, index)
-        rows[outcome.role] = (adversarial.cpu(), outcome.evaluator.predict(adversarial).cpu())
+        rows[outcome.role.name] = (adversarial.cpu(), outcome.evaluator.predict(adversarial).cpu())
     gallery = Gallery(job.data.test.x[index].cpu(), rows, job.data.test.y[index], job.data.class_names)
     title = f"{job.recipe.name}: accuracy on {len(job.data.test)} test images, {job.threat}"
-    return comparison({outcome.role: outcome.rows for outcome in outcomes}, gallery if len(index) else None, title)
+    return comparison({outcome.role.name: outcome.rows for outcome in outcomes}, gallery if len(index) else None, title)

@@ -8,9 +8,8 @@ from art_ext.border.mlflow_outbox import OUTBOX, Position
 from art_ext.border.mlflow_where import resolve_tracking
 from art_ext.evaluation.record import EvaluationRecord
 from art_ext.lifecycle.family import publish, publish_version
+from art_ext.lifecycle.roles import ROLES
 from art_ext.lifecycle.sync import address_of
-
-_ROLES = ("hardened", "undefended")
 
 
 def publish_evaluation(model: str, record: EvaluationRecord, place: Path, uri: str | None) -> str | None:
@@ -26,7 +25,7 @@ def publish_evaluation(model: str, record: EvaluationRecord, place: Path, uri: s
         publish_version(record, place, model, tracking)
         return f"tracked   {tracking.describe()}; the card of {model} says so"
     folder = Path(model).expanduser()
-    runs = [place for place in (*(folder / role for role in _ROLES), folder) if (place / OUTBOX).is_file()]
+    runs = [place for place in (*(folder / role for role in ROLES), folder) if (place / OUTBOX).is_file()]
     if not runs:
         return None
     position = Position.load(runs[0])

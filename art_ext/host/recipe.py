@@ -10,6 +10,7 @@ import importlib.util
 import inspect
 import itertools
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -41,6 +42,7 @@ from art_ext.host import document
 from art_ext.host.document import to_yaml
 from art_ext.host.manager import CORE, Catalogue, create_plugin_manager, default_manager, installed_plugins, one_line
 from art_ext.ingredient import Count, Ingredient, Number, Positive, explain, parse_number
+from art_ext.lifecycle.roles import RESERVED
 from art_ext.parts.ranges import Uniform
 from art_ext.plan import Plan
 from art_ext.secrets import masked
@@ -55,6 +57,7 @@ __all__ = [
     "Threat",
     "Track",
     "Train",
+    "as_use",
     "find_recipe",
     "flatten",
     "known_recipes",
@@ -333,6 +336,10 @@ class Recipe(BaseModel):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
     plugins: Annotated[tuple[str, ...] | None, Field(description="the plugins to load, and no others")] = None
     use: tuple[NamedInYaml, ...] = ()
+    beside: Annotated[
+        dict[str, tuple[NamedInYaml, ...]],
+        Field(description="other methods by name, trained with as many updates and shown beside this one"),
+    ] = {}
     model: ModelSection
     data: DataSection
     threat: Threat | None = None
@@ -353,7 +360,7 @@ class Recipe(BaseModel):
     def _empty_is_default(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        empty = {key for key in ("use", "evaluate", "train", "track") if key in value and value[key] is None}
+        empty = {key for key in ("use", "beside", "evaluate", "train", "track") if key in value and value[key] is None}
         named = value.get("evaluate")
         if isinstance(named, str) and "suite" not in value:  # evaluate: quick
             return {**{key: item for key, item in value.items() if key not in {*empty, "evaluate"}}, "suite": named}
@@ -365,6 +372,19 @@ class Recipe(BaseModel):
         if isinstance(value, bool) or value != 1:
             raise ValueError("this art_ext reads schema 1; a higher one needs a newer art_ext")
         return 1
+
+    @field_validator("beside")
+    @classmethod
+    def _folders(cls, value: dict[str, tuple[Named, ...]]) -> dict[str, tuple[Named, ...]]:
+        for name, use in value.items():
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+                raise ValueError(
+                    f"{name} names a folder of the run: lower-case letters, digits and _, and none of "
+                    f"{', '.join(sorted(RESERVED))}"
+                )
+            if not use:
+                raise ValueError(f"{name} uses nothing; the undefended model is trained anyway")
+        return value
 
     def catalogue(self) -> Catalogue:
         """What the plugins offer to this recipe: the ones it allows, or all that are installed."""
@@ -383,6 +403,15 @@ class Recipe(BaseModel):
         problems = list(_check_use(_indexed(self.use), offered, made))
         self._raise(problems)
         return made
+
+    def peers(self, catalogue: Catalogue | None = None) -> dict[str, tuple[Ingredient, ...]]:
+        """The ingredients of each method of `beside:`; raises as `ingredients`."""
+        offered, found = catalogue or self.catalogue(), {}
+        for name, use in self.beside.items():
+            made: list[Ingredient] = []
+            self._raise(list(_check_use(_indexed(use), offered, made, ("beside", name))))
+            found[name] = tuple(made)
+        return found
 
     def attacks(self, catalogue: Catalogue | None = None) -> list[tuple[AttackEntry, BaseModel]]:
         """The attacks of the evaluation, each with its checked options; raises as `ingredients`."""
@@ -442,7 +471,8 @@ class Recipe(BaseModel):
             "schema": self.schema_,
             "name": self.name,
             "plugins": _plain(self.plugins),
-            "use": [{item.name: _fields(item)} for item in ingredients],
+            "use": as_use(ingredients),
+            "beside": {name: as_use(made) for name, made in self.peers(offered).items()},
             "model": {**_fields(self.model), **_plain(self.model.options)},
             "data": _fields(self.data),
             "threat": None if self.threat is None else _fields(self.threat),
@@ -550,6 +580,11 @@ def _checked(
     return recipe
 
 
+def as_use(ingredients: Iterable[Ingredient]) -> list[dict[str, Any]]:
+    """Ingredients as a `use:` of plain data, with every default spelled out."""
+    return [{item.name: _fields(item)} for item in ingredients]
+
+
 def flatten(resolved: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
     """A resolved recipe as a tracker's parameters: `pc_lc.xi`, `train.epochs`, `evaluate.pgd.steps`.
 
@@ -579,6 +614,9 @@ def flatten(resolved: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
                     label = name if again == 0 else f"{name}_{again + 1}"
                     for key, inner in options.items():
                         put(f"{label}.{key}" if section == "use" else f"evaluate.{label}.{key}", inner)
+        elif section == "beside":
+            for name, use in value.items():
+                put(f"beside.{name}", [ingredient for item in use for ingredient in item])
         elif section == "train":
             for key, inner in value.items():
                 if key in ("optimizer", "schedule"):
@@ -796,6 +834,9 @@ def _check_parts(
             if states[name].state != "loaded":
                 problems.append((("plugins", index), f"plugin {name} is {states[name].state}: {states[name].cause}"))
     problems += _check_use(_readable(data.get("use")), offered, [])
+    beside = data.get("beside")
+    for name, use in beside.items() if isinstance(beside, Mapping) else ():
+        problems += _check_use(_readable(use), offered, [], ("beside", name))
     problems += _check_evaluate(_readable(data.get("evaluate")), offered, [])
     problems += _check_data(data.get("data"), offered)
     model = data.get("model")
@@ -814,11 +855,11 @@ def _check_plugins(names: Any, catalogue: Catalogue | None) -> Iterator[tuple[Pl
 
 
 def _check_use(
-    use: Iterable[tuple[int, Named]], catalogue: Catalogue, made: list[Ingredient]
+    use: Iterable[tuple[int, Named]], catalogue: Catalogue, made: list[Ingredient], where: Place = ("use",)
 ) -> Iterator[tuple[Place, str]]:
     seen: set[str] = set()
     for index, named in use:
-        place: Place = ("use", index, named.name)
+        place: Place = (*where, index, named.name)
         if named.name in seen:
             yield place, f"{named.name} is listed twice; keep one"
             continue

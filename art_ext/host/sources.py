@@ -21,13 +21,13 @@ from art_ext.border.weights import (
     refused,
 )
 from art_ext.errors import ConfigError, ModelError
+from art_ext.lifecycle.roles import BEST, HARDENED, UNDEFENDED, is_role
 from art_ext.secrets import masked
 from art_ext.types import Facts
 
 __all__ = ["WAYS", "Found", "find"]
 
-_HARDENED, _UNDEFENDED = "hardened", "undefended"
-_BEST, _RECIPE = "best.pt", "recipe.json"
+_RECIPE = "recipe.json"
 _WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 _PICKLES = (".pkl", ".pickle", ".joblib")
 _LARGEST_RECIPE = 1 << 20
@@ -107,27 +107,27 @@ def _of_logged(root: Path, shown: str, trust: bool) -> Found:
 def _of_folder(folder: Path, trust: bool, undefended: bool) -> Found:
     if (folder / "MLmodel").is_file():
         return _of_logged(folder, str(folder), trust)
-    role = folder / (_UNDEFENDED if undefended else _HARDENED)
-    if not role.is_dir() and (folder / _UNDEFENDED / _BEST).is_file():
-        role = folder / _UNDEFENDED  # a recipe without a method trains that alone
-    if (role / _BEST).is_file():
+    role = folder / (UNDEFENDED if undefended else HARDENED)
+    if not role.is_dir() and is_role(folder / UNDEFENDED):
+        role = folder / UNDEFENDED  # a recipe without a method trains that alone
+    if is_role(role):
         return _of_role(role, folder / _RECIPE, trust)
-    if (folder / _BEST).is_file():
+    if is_role(folder):
         return _of_role(folder, folder.parent / _RECIPE, trust)
     if (folder / WEIGHTS).is_file():
         return _of_file(folder / WEIGHTS, trust)
     raise ModelError(
-        f"{folder} holds no model: neither {_HARDENED}/{_BEST}, as a run leaves it, nor {WEIGHTS} and {ARCHITECTURE}; "
+        f"{folder} holds no model: neither {HARDENED}/{BEST}, as a run leaves it, nor {WEIGHTS} and {ARCHITECTURE}; "
         f"give {WAYS}"
     )
 
 
 def _of_role(role: Path, recipe: Path, trust: bool) -> Found:
-    found = _of_file(role / _BEST, trust, sealed=True)
+    found = _of_file(role / BEST, trust, sealed=True)
     if found.recipe is not None or not recipe.is_file():
         return found
     trained = _read_recipe(recipe)
-    if role.name == _UNDEFENDED:
+    if role.name == UNDEFENDED:
         trained["use"] = []
     return Found(found.weights, found.module, found.network, trained, state=found.state)
 

@@ -13,14 +13,16 @@ from torch import nn
 from art_ext.engine import checkpoint
 from art_ext.engine.helpers import draw_weights
 from art_ext.engine.journal import FILE as JOURNAL
+from art_ext.engine.journal import read_journal
 from art_ext.engine.net import Net
-from art_ext.errors import ArtExtError
+from art_ext.errors import ArtExtError, DataError
 from art_ext.evaluation.evaluation import Evaluation
+from art_ext.evaluation.record import TrainingCost
 from art_ext.evaluation.subject import first_images, net_for
+from art_ext.lifecycle.roles import BEST, ROLES, UNDEFENDED, is_role
 from art_ext.plan import Plan
 
-ROLES = ("undefended", "hardened")
-_BEST, _LAST = "best.pt", "last.pt"
+_LAST = "last.pt"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Trained:
 
     Attributes:
         last: the network after the last epoch; None where that is the best one, or it was not kept.
-        journals: a role to its metrics.jsonl, as far as they are there.
+        journals: a role's name to its metrics.jsonl, as far as they are there.
     """
 
     last: Net | None = None
@@ -39,10 +41,23 @@ class Trained:
 def role_of(source: str) -> Path | None:
     """The folder of the weights that `open_model` takes from a run's folder; None for any other source."""
     folder = Path(source).expanduser()
-    for role in (folder / "hardened", folder / "undefended", folder):
-        if role.name in ROLES and (role / _BEST).is_file():
-            return role
-    return None
+    return next((role for role in (*(folder / name for name in ROLES), folder) if is_role(role)), None)
+
+
+def cost_of(role: Path | None) -> TrainingCost | None:
+    """What the training of a role's folder took; None where its journal does not say."""
+    try:
+        entries = [] if role is None else read_journal(role / JOURNAL)
+    except DataError:
+        return None
+    epochs = {entry.epoch: entry.metrics for entry in entries if entry.event == "epoch"}
+    if not epochs or not all("train/updates" in metrics for metrics in epochs.values()):
+        return None
+    updates, forwards, backwards = (
+        round(sum(metrics[f"train/{name}"] for metrics in epochs.values()))
+        for name in ("updates", "forwards", "backwards")
+    )
+    return TrainingCost(len(epochs), updates, forwards, backwards)
 
 
 def trained(role: Path | None, module: nn.Module, evaluation: Evaluation, head: str | None = None) -> Trained:
@@ -57,9 +72,10 @@ def trained(role: Path | None, module: nn.Module, evaluation: Evaluation, head: 
     """
     if role is None:
         return Trained()
-    paths = {name: role.parent / name / JOURNAL for name in ROLES}
+    names = dict.fromkeys((UNDEFENDED, role.name))
+    paths = {name: role.parent / name / JOURNAL for name in names}
     journals = {name: path for name, path in paths.items() if path.is_file()}
-    best, last = _read(role / _BEST), _read(role / _LAST)
+    best, last = _read(role / BEST), _read(role / _LAST)
     _fill_helpers(evaluation.subject.plan, best.get("helpers", {}))
     if not last or last.get("epoch") == best.get("epoch"):
         return Trained(None, journals)

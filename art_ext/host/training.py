@@ -25,15 +25,13 @@ from art_ext.host.beside import describe_network, fit_detectors, keep_detectors,
 from art_ext.host.job import Job
 from art_ext.host.outcome import Outcome, overstates, rejecting
 from art_ext.host.recipe import flatten
+from art_ext.host.roles import Role
 from art_ext.host.rows import Rows
 from art_ext.plan import Plan
-from art_ext.secrets import masked_data
 
 
 def train(
-    job: Job,
-    role: str,
-    plan: Plan,
+    role: Role,
     folder: Path,
     tracking: Tracking,
     *,
@@ -50,11 +48,12 @@ def train(
         resume: goes on with what is in the folder.
         done: the role has come to its end before: what it came to is read back, and nothing is tracked.
     """
-    info = run_info(job, role, plan, folder)
+    job, plan = role.job, role.plan
+    info = run_info(role, folder)
     run = Run(job.settings, job.train.seed, signals=signals)
     model, net = build(job, plan, run)
     if done:
-        outcome = _fit(job, role, plan, net, run, folder, (), resume=True)
+        outcome = _fit(role, net, run, folder, (), resume=True)
         outcome.tracker = MLflowTracker.reopened(tracking, folder) if run.rank == 0 else None
         return outcome
     network = describe_network(model, job.facts, info.recipe, () if job.given is None else job.given.earlier)
@@ -63,7 +62,7 @@ def train(
         for observer in observers:
             observer.run_start(info)
         with run.together():
-            outcome = _fit(job, role, plan, net, run, folder, observers, resume=resume)
+            outcome = _fit(role, net, run, folder, observers, resume=resume)
         outcome.tracker = tracker
         detectors = fit_detectors(plan, net, job.training, job.held_out, run.device)
         if tracker is not None:
@@ -85,9 +84,7 @@ def train(
 
 
 def _fit(
-    job: Job,
-    role: str,
-    plan: Plan,
+    role: Role,
     net: Net,
     run: Run,
     folder: Path,
@@ -95,7 +92,7 @@ def _fit(
     *,
     resume: bool,
 ) -> Outcome:
-    train = job.train
+    job, plan, train = role.job, role.plan, role.job.train
     torch.manual_seed(train.seed)
     held_out = HeldOut(plan, job.held_out.x, job.held_out.y, job.threat, seed=train.seed, device=run.device, run=run)
     fit = Fit(
@@ -103,8 +100,8 @@ def _fit(
         net,
         job.optimizer(net.module),
         run,
-        epochs=0 if job.takes_as_it_is(plan) else train.epochs,
-        schedule=job.schedule(),
+        epochs=role.epochs,
+        schedule=role.schedule(),
         validate=held_out,
         observers=observers,
         folder=folder,
@@ -133,14 +130,14 @@ def build(job: Job, plan: Plan, run: Run) -> tuple[nn.Module, Net]:
     return net.module, net
 
 
-def run_info(job: Job, role: str, plan: Plan, folder: Path) -> RunInfo:
-    recipe = masked_data(job.resolved | {"use": job.resolved["use"] if plan.used else []})
+def run_info(role: Role, folder: Path) -> RunInfo:
+    job, plan = role.job, role.plan
     return RunInfo(
-        name=f"{job.recipe.name} {role}",
-        role=role,
+        name=f"{job.recipe.name} {role.name}",
+        role=role.name,
         folder=folder,
-        params=flatten(recipe),
-        recipe=recipe,
+        params=flatten(role.recipe),
+        recipe=role.recipe,
         plan=plan.describe(),
         parent=folder.parent,
         data=job.data_facts(),

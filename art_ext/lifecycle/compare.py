@@ -13,10 +13,9 @@ from art_ext.errors import ConfigError, DataError
 from art_ext.evaluation.examples import Examples, read_examples
 from art_ext.evaluation.record import EXAMPLES, FILE, Estimate, EvaluationRecord, read_evaluation
 from art_ext.lifecycle.policy import Pairs
+from art_ext.lifecycle.roles import HARDENED, ROLES, UNDEFENDED
 
 __all__ = ["HEAD", "Compared", "Difference", "differences", "find", "from_experiment", "from_folder", "pairs_of"]
-
-_ROLES = ("hardened", "undefended")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def from_folder(folder: Path) -> list[Compared]:
         return [found for path in inner for found in from_folder(path)]
     result = _result(folder)
     found = []
-    for role in _ROLES:
+    for role in dict.fromkeys((*ROLES, *result)):
         known, place = result.get(role), folder / "evaluation" / role
         if (place / FILE).is_file():
             found.append(_of_record(folder.name, role, read_evaluation(place), place, known))
@@ -116,7 +115,7 @@ def from_experiment(uri: str, experiment: str) -> list[Compared]:
     shown = [
         run
         for run in runs
-        if run.role in ("evaluation", "undefended") or (run.role == "hardened" and run.parent not in evaluated)
+        if run.role not in ("harden", "fit", HARDENED) or (run.role == HARDENED and run.parent not in evaluated)
     ]
     return [_of_run(run) for run in shown if "evaluate/clean/accuracy" in run.metrics]
 
@@ -178,11 +177,12 @@ def _of_result(folder: Path, role: str, known: Mapping[str, Any]) -> Compared:
         rows = {row["attack"]: row for row in known["best"]}
         clean, n = rows["clean"], int(rows["clean"]["n"])
         worst = Estimate.of(round(float(known["worst_case"]) * n), n)
-        used = [next(iter(item)) if isinstance(item, dict) else str(item) for item in recipe.get("use", [])]
+        uses = {UNDEFENDED: [], HARDENED: recipe.get("use", []), **recipe.get("beside", {})}
+        used = [next(iter(item)) if isinstance(item, dict) else str(item) for item in uses[role]]
         threat = recipe.get("threat") or {}
         return Compared(
             f"{folder.name}/{role}",
-            " + ".join(used) if role == "hardened" else "none",
+            " + ".join(used) or "none",
             f"{threat['norm']} {threat['eps']:g}" if threat else "",
             "training",
             Estimate(clean["accuracy"], clean["low"], clean["high"], n),
@@ -205,7 +205,7 @@ def _of_run(run: TrackedRun) -> Compared:
     trusted = run.metrics.get("evaluate/trusted")
     return Compared(
         run.name,
-        run.params.get("use", "none") if run.role == "hardened" else run.tags.get("art_ext.method", ""),
+        run.tags.get("art_ext.method", "") if run.role == "evaluation" else run.params.get("use") or "none",
         f"{run.params.get('norm') or run.params.get('threat.norm', '')} "
         f"{run.params.get('eps') or run.params.get('threat.eps', '')}".strip(),
         run.params.get("suite", "training"),
