@@ -103,7 +103,7 @@ class Evaluation:
         threat: what the attacker may do.
         attacks: the attacks that plugins offer, by name.
         baseline: the undefended network, attacked the same way, and a surrogate for transfer.
-        beside: what other methods, evaluated alike, came to.
+        beside: evaluations of other methods by name; those under the same attacks are shown beside this one.
         calibration: held-out rows that set the thresholds of detectors.
         seen: "training" and "selection" rows, to find images that it has seen; the first also fit detectors' banks.
         notes: sentences for the record.
@@ -123,7 +123,7 @@ class Evaluation:
         info: DataInfo | None = None,
         attacks: Mapping[str, AttackEntry] | None = None,
         baseline: Net | None = None,
-        beside: Sequence[Peer] = (),
+        beside: Mapping[str, EvaluationRecord] | None = None,
         calibration: Rows | None = None,
         seen: Mapping[str, Rows] | None = None,
         notes: Sequence[str] = (),
@@ -143,7 +143,8 @@ class Evaluation:
         self.lineup = self._lineup(attacks or {}, baseline)
         last = effort(threat, *options.suite.effort)
         self.campaign = self._campaign(self.evaluator, self.lineup, last, subject.info.digest)
-        self.baseline, self.beside = baseline, tuple(beside)
+        self.baseline = baseline
+        self.beside = tuple(Peer.of(name, one) for name, one in (beside or {}).items() if self._like(one))
         self.answer: bool | None = None
 
     def attack(self) -> None:
@@ -223,6 +224,11 @@ class Evaluation:
     def _stands(self) -> tuple[int, int]:
         campaign = self.campaign
         return int((campaign.standing & campaign.active).sum()), int(campaign.active.sum())
+
+    def _like(self, other: EvaluationRecord) -> bool:
+        """Whether another evaluation was of the same images, threat and attacks."""
+        own = (self.digest, self.threat, self.options.suite.name, self.options.seed)
+        return own == (other.data.digest, other.threat, other.suite, other.seed) and other.complete
 
     def _evaluator(self, net: Net, rows: Rows) -> Evaluator:
         return Evaluator(net, rows.x, rows.y, seed=self.options.seed, device=self.options.device)

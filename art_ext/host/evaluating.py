@@ -32,7 +32,7 @@ from art_ext.host.manager import Catalogue, default_manager
 from art_ext.host.models import OpenedModel, open_model
 from art_ext.host.publishing import publish_evaluation
 from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
-from art_ext.host.trained import cost_of, role_of, trained
+from art_ext.host.trained import beside_of, cost_of, role_of, trained
 from art_ext.lifecycle.roles import UNDEFENDED, is_role
 from art_ext.plan import Plan
 from art_ext.types import Facts
@@ -175,6 +175,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         info=DataInfo(data.name, data.source, "", len(test), data.class_names, picked),
         attacks=catalogue.attacks,
         baseline=bare,
+        beside=beside_of(role_of(request.model)),
         calibration=None if held_out is None else Rows(held_out.x, held_out.y),
         seen=seen,
         notes=[*found.notes, *notes],

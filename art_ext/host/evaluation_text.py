@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 
-from art_ext.evaluation.record import EvaluationRecord
+from art_ext.evaluation.record import AttackResult, EvaluationRecord
 from art_ext.evaluation.trials import Tick
 
 EVERY = 15.0
@@ -15,15 +16,17 @@ EVERY = 15.0
 def lines_of(record: EvaluationRecord) -> list[str]:
     """The record as plain lines: attacks, checks, detectors, verdict."""
     beside = {} if record.baseline is None else {result.name: result for result in record.baseline.attacks}
-    rows = [("attack", "accuracy (95% interval)", "undefended", "images", "forwards", "backwards", "seconds")]
-    clean = record.clean
-    rows.append(("clean", _share(clean.accuracy, clean.low, clean.high), _bare(record), "", "", "", ""))
+    peers = [(peer, {result.name: result for result in peer.attacks}) for peer in record.beside]
+    names = [peer.name for peer, _ in peers]
+    rows = [("attack", "accuracy (95% interval)", "undefended", *names, "images", "forwards", "backwards", "seconds")]
+    clean, clean_of = record.clean, [f"{peer.clean.accuracy:.3f}" for peer in record.beside]
+    rows.append(("clean", _share(clean.accuracy, clean.low, clean.high), _bare(record), *clean_of, "", "", "", ""))
     for item in record.attacks:
         rows.append(
             (
                 item.name + ("" if item.bounded else " (outside the ball)"),
                 "failed" if item.error else _share(item.accuracy, item.low, item.high),
-                f"{beside[item.name].accuracy:.3f}" if item.name in beside else "-",
+                *(_other(known, item.name) for known in (beside, *(found for _, found in peers))),
                 str(item.attacked),
                 f"{item.forwards:,}",
                 f"{item.backwards:,}",
@@ -47,6 +50,10 @@ def lines_of(record: EvaluationRecord) -> list[str]:
 
 
 _MARKS = {"pass": "ok      ", "fail": "FAIL    ", "warn": "warn    ", "not_run": "not run "}
+
+
+def _other(known: Mapping[str, AttackResult], name: str) -> str:
+    return f"{known[name].accuracy:.3f}" if name in known else "-"
 
 
 def _rejections(record: EvaluationRecord) -> list[str]:

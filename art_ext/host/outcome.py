@@ -15,7 +15,7 @@ from art_ext.engine.fit import History
 from art_ext.engine.journal import FILE as JOURNAL
 from art_ext.engine.run import Run
 from art_ext.evaluation.figures import Gallery, comparison
-from art_ext.evaluation.record import Peer
+from art_ext.evaluation.record import EvaluationRecord
 from art_ext.evaluation.rejection import Rejection
 from art_ext.evaluation.suite import TPR, Accuracy, Evaluator, Threat, evading, worst
 from art_ext.evaluation.verdict import two_lines
@@ -144,11 +144,11 @@ def evaluate_all(job: Job, outcomes: Sequence[Outcome], folder: Path, run: Run, 
     *before, last = outcomes
     bare = next((outcome.evaluator.net for outcome in before if outcome.role.name == UNDEFENDED), None)
     journals = {outcome.role.name: folder / outcome.role.name / JOURNAL for outcome in outcomes}
-    peers = []
+    peers: dict[str, EvaluationRecord] = {}
     for outcome in before:
         if outcome.role.name != UNDEFENDED:
-            found = evaluate_run(outcome.role, outcome.evaluator.net, bare, (), folder, run)
-            peers += [] if found is None else [Peer.of(outcome.role.name, found[0])]
+            found = evaluate_run(outcome.role, outcome.evaluator.net, bare, {}, folder, run)
+            peers |= {} if found is None else {outcome.role.name: found[0]}
     found = evaluate_run(last.role, last.evaluator.net, bare, peers, folder, run, journals)
     if found is not None:
         record, page = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from art_ext.border.weights import digest_of_weights
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run
 from art_ext.evaluation.evaluation import Evaluation, Options
-from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo, Peer
+from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
 from art_ext.evaluation.suites import suite_named
@@ -26,7 +26,7 @@ def evaluate_run(
     role: Role,
     net: Net,
     baseline: Net | None,
-    beside: Sequence[Peer],
+    beside: Mapping[str, EvaluationRecord],
     run_folder: Path,
     run: Run,
     journals: Mapping[str, Path] | None = None,
@@ -39,7 +39,7 @@ def evaluate_run(
     Args:
         net: with its best weights.
         baseline: the undefended network, where there is another one.
-        beside: what the methods beside it came to.
+        beside: the evaluations of the methods beside it.
         journals: a role's name to its metrics.jsonl.
     """
     shared = run.world > 1
@@ -61,7 +61,7 @@ def _evaluation(
     role: Role,
     net: Net,
     baseline: Net | None,
-    beside: Sequence[Peer],
+    beside: Mapping[str, EvaluationRecord],
     run_folder: Path,
     run: Run,
     shard: tuple[int, int] | None,

@@ -17,9 +17,10 @@ from art_ext.engine.journal import read_journal
 from art_ext.engine.net import Net
 from art_ext.errors import ArtExtError, DataError
 from art_ext.evaluation.evaluation import Evaluation
-from art_ext.evaluation.record import TrainingCost
+from art_ext.evaluation.record import FILE as EVALUATION
+from art_ext.evaluation.record import EvaluationRecord, TrainingCost, read_evaluation
 from art_ext.evaluation.subject import first_images, net_for
-from art_ext.lifecycle.roles import BEST, ROLES, UNDEFENDED, is_role
+from art_ext.lifecycle.roles import BEST, RESERVED, ROLES, UNDEFENDED, is_role
 from art_ext.plan import Plan
 
 _LAST = "last.pt"
@@ -42,6 +43,18 @@ def role_of(source: str) -> Path | None:
     """The folder of the weights that `open_model` takes from a run's folder; None for any other source."""
     folder = Path(source).expanduser()
     return next((role for role in (*(folder / name for name in ROLES), folder) if is_role(role)), None)
+
+
+def beside_of(role: Path | None) -> dict[str, EvaluationRecord]:
+    """The evaluations of the methods that were trained beside that of a role's folder, as far as there are any."""
+    if role is None:
+        return {}
+    found = {}
+    for folder in sorted(role.parent.glob("*/")):
+        place = role.parent / "evaluation" / folder.name
+        if folder.name not in (role.name, *RESERVED) and is_role(folder) and (place / EVALUATION).is_file():
+            found[folder.name] = read_evaluation(place)
+    return found
 
 
 def cost_of(role: Path | None) -> TrainingCost | None:

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from art_ext.evaluation.record import AttackResult, Check, Estimate, EvaluationRecord, RejectionResult, read_evaluation
+from art_ext.evaluation.record import (
+    AttackResult,
+    Check,
+    Estimate,
+    EvaluationRecord,
+    RejectionResult,
+    TrainingCost,
+    read_evaluation,
+)
 from art_ext.evaluation.report.material import FILE as MATERIAL
 from art_ext.evaluation.report.material import Material, read_material
 from art_ext.evaluation.report.sections import THIS, all_figures, class_names, gallery
@@ -79,11 +87,12 @@ def rebuild_report(folder: Path, *, compare: Mapping[str, EvaluationRecord] | No
 def render(record: EvaluationRecord, material: Material, compare: Mapping[str, EvaluationRecord]) -> str:
     """The page as text, without secrets that addresses may hold."""
     record = EvaluationRecord.from_record(masked_data(record.as_record()))
+    compared = list(_compared(record, compare))
     names, figures = class_names(record, material), all_figures(record, material, compare)
     shown = {
         **{section: bool(drawn) for section, drawn in figures.items()},
         **dict.fromkeys(("glance", "attacks", "checks", "answers", "origin"), True),
-        "compare": bool(compare),
+        "compare": len(compared) > 1,
         "rejection": bool(record.rejection or figures["rejection"]),
         "gallery": material.gallery is not None,
     }
@@ -97,7 +106,8 @@ def render(record: EvaluationRecord, material: Material, compare: Mapping[str, E
         undefended={one.name: one for one in record.baseline.attacks} if record.baseline else {},
         cost=Cost.of(record.attacks, record.rejection),
         baseline_cost=Cost.of(record.baseline.attacks) if record.baseline else None,
-        compared=list(_compared(record, compare)) if compare else [],
+        under={peer.name: {one.name: one for one in peer.attacks} for peer in record.beside},
+        compared=compared if len(compared) > 1 else [],
         checks=sorted(record.checks, key=lambda check: _URGENT.index(check.status)),
         summary=_summary(record.checks),
         gallery=gallery(material.gallery, names) if material.gallery is not None else [],
@@ -149,7 +159,8 @@ class Compared:
     worst_case: Estimate
     trusted: str
     cost: Cost
-    differs: tuple[str, ...]
+    training: TrainingCost | None = None
+    differs: tuple[str, ...] = ()
 
 
 def _compared(record: EvaluationRecord, compare: Mapping[str, EvaluationRecord]) -> Iterator[Compared]:
@@ -164,7 +175,10 @@ def _compared(record: EvaluationRecord, compare: Mapping[str, EvaluationRecord])
         differs = tuple(part for part, (ours, theirs) in parts.items() if ours != theirs)
         trusted = "yes" if other.verdict.trusted else "no"
         cost = Cost.of(other.attacks, other.rejection)
-        yield Compared(name, other.clean, other.worst_case, trusted, cost, differs)
+        yield Compared(name, other.clean, other.worst_case, trusted, cost, other.model.training, differs)
+        for peer in other.beside if other is record else ():
+            trusted = "yes" if peer.trusted else "no"
+            yield Compared(peer.name, peer.clean, peer.worst_case, trusted, Cost.of(peer.attacks), peer.training)
 
 
 def _summary(checks: tuple[Check, ...]) -> str:

@@ -81,8 +81,10 @@ def _attacks(record: EvaluationRecord) -> Iterator[Drawn]:
 
 
 def _compare(record: EvaluationRecord, compare: Mapping[str, EvaluationRecord]) -> Iterator[Drawn]:
-    if compare:
-        models = {THIS: counted(record)} | {name: counted(other) for name, other in compare.items()}
+    models = {peer.name: _conditions(peer.clean, peer.attacks, peer.worst_case) for peer in record.beside}
+    models |= {name: counted(other) for name, other in compare.items()}
+    if models:
+        models = {THIS: counted(record)} | models
         shares = "; ".join(f"{name}: {found[drawings.WORST].accuracy:.1%}" for name, found in models.items())
         yield drawn("compare", "Attack by attack", f"In the worst case, {shares}.", drawings.intervals, models)
 
