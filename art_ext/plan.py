@@ -42,6 +42,10 @@ class Update(Protocol):
         recrafts (False): it moves the weights and then attacks them anew, within one batch.
         holds_craft (False): it needs the batch's one craft from before the update inside it to after
             that; so nothing inside it may recraft.
+        moves_weights (False): the update inside it runs at weights that were moved for that alone.
+        reads_weights (False): it looks at the network beside its descents, and means the weights that
+            are kept; so nothing around it may move them.
+        warmup_epochs (0): epochs in which it does what the update inside it does.
         updates (1, and 0 of one that goes around another): of the weights, that it makes of a batch itself.
     One that keeps state from batch to batch has `state_dict()` and `load_state_dict(state)`; where
     each process has a state of its own, `per_rank` is True.
@@ -422,6 +426,24 @@ class Plan:
     def warmup_epochs(self) -> int:
         """Epochs before the last phase ends; they are left out of the choice of the best epoch."""
         return max((phase.until_epoch for phase in self.phases), default=0)
+
+    def check_epochs(self, epochs: int, name: str) -> None:
+        """Refuses a training that ends before a phase or an update gets out of its warm-up.
+
+        Args:
+            name: what the user calls the number of epochs.
+
+        Raises:
+            ConfigError: naming the ingredient and both numbers.
+        """
+        warm = [(phase.owner, phase.until_epoch, ", ".join(phase.slots)) for phase in self.phases]
+        warm += [(owner, getattr(update, "warmup_epochs", 0), "update") for owner, update in self.wraps()]
+        for owner, until, parts in warm:
+            if until >= epochs:
+                raise ConfigError(
+                    f"{owner} warms up for {until} epochs and {name} is {epochs}, so its {parts} would never be used; "
+                    f"set {name} above {until}, or the warm-up of {owner} below {epochs}"
+                )
 
     def check(self) -> list[Problem]:
         """All reasons why this plan cannot be trained."""

@@ -356,6 +356,7 @@ class RecipeTrainer(Trainer):
         for name, value in (("nb_epochs", epochs), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ConfigError(f"{name} is a whole number from 1, got {value!r}")
+        self.plan().check_epochs(int(epochs), "nb_epochs")
         check_optimizer(self._classifier.optimizer, self._classifier.model)
 
     @staticmethod

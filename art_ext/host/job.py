@@ -212,7 +212,9 @@ def prepare(recipe: Recipe, *, trust: bool = False) -> Job:
     ingredients = tuple(recipe.ingredients(catalogue))
     if recipe.train.baseline == "given" and recipe.model.source is None:
         raise ConfigError("train.baseline is given, but no model is; set model.from, or train the baseline")
-    find_threat(recipe, catalogue.plan(ingredients, recipe.assumed_facts()))
+    assumed = catalogue.plan(ingredients, recipe.assumed_facts())
+    find_threat(recipe, assumed)
+    assumed.check_epochs(recipe.train.tuned(assumed.settings).epochs, "train.epochs")
     data = recipe.open_data(catalogue)
     asked = recipe.model.num_classes
     if asked is not None and asked != data.n_classes:

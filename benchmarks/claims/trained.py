@@ -32,7 +32,9 @@ QUICK_IMAGES = 40
 def recipe_of(training: Training, seed: int, quick: bool) -> Recipe:
     """The training's recipe, checked."""
     changes = [*training.changes, *(QUICK if quick else ()), f"train.seed={seed}", "train.threads=1"]
-    return load_recipe(f"digits/{training.recipe}", changes)
+    recipe = load_recipe(f"digits/{training.recipe}", changes)
+    warm = [used.name for used in recipe.use if quick and used.options.get("warmup_epochs")]
+    return load_recipe(f"digits/{training.recipe}", [*changes, *(f"{name}.warmup_epochs=1" for name in warm)])
 
 
 class Trained:

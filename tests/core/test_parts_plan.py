@@ -258,6 +258,30 @@ def test_phases_hold_until_their_epoch():
     assert Plan.of([skipped], FACTS).phases == ()
 
 
+class Late(Outside):
+    warmup_epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("wait", "part"),
+    [
+        (lambda plan, me: plan.fill(me, criterion=Hinge()).phase(me, 3, criterion=CrossEntropy()), "criterion"),
+        (lambda plan, me: plan.wrap(me, lambda then: Late(then, "late")), "update"),
+    ],
+    ids=["phase", "update"],
+)
+def test_a_warm_up_that_swallows_the_training_is_refused(wait, part):
+    plan = Plan.of([make("late", wait)], FACTS)
+    plan.check_epochs(4, "epochs")
+    for epochs in (1, 3):
+        with pytest.raises(ConfigError) as error:
+            plan.check_epochs(epochs, "epochs")
+        assert str(error.value) == (
+            f"late warms up for 3 epochs and epochs is {epochs}, so its {part} would never be used; "
+            f"set epochs above 3, or the warm-up of late below {epochs}"
+        )
+
+
 def test_the_attack_follows_the_criterion_of_the_moment():
     follow = make(
         "follow", lambda plan, me: plan.fill(me, attack=PGD(Linf(0.1), 3, objective=of_criterion), risk=Madry())

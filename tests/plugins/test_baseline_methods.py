@@ -473,6 +473,13 @@ def test_awp_training_is_the_plain_loop(name):
     assert history.epochs[-1].metrics["train/loss"] < 2 * history.epochs[0].metrics["train/loss"]
 
 
+def test_awp_that_would_begin_after_the_last_epoch_is_refused():
+    plan = Plan.of([PGDAT(eps=EPS), AWP(warmup_epochs=9)], FACTS)
+    plan.check_epochs(10, "nb_epochs")
+    with pytest.raises(ConfigError, match="awp warms up for 9 epochs and nb_epochs is 9, so its update would never"):
+        plan.check_epochs(9, "nb_epochs")
+
+
 def test_awp_of_size_zero_is_the_base():
     method = PGDAT(eps=EPS, steps=STEPS)
     assert_same(fit([method, AWP(gamma=0)], network())[0], fit([method], network())[0], atol=0)

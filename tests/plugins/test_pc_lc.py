@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from art.estimators.classification import PyTorchClassifier
+from torch import nn
 
 from art_ext.api import ComposeError, ConfigError, CrossEntropy, Facts, Ingredient, Outputs, Plan, Target, cw
+from art_ext.host.job import prepare
+from art_ext.host.recipe import Recipe, load_recipe
 from art_ext_baselines import PGDAT
-from art_ext_pc_lc import PCLC, PCLCLoss, logit_constraint, pc_loss, pc_term
+from art_ext_pc_lc import PCLC, PCLCLoss, PCLCTrainer, logit_constraint, pc_loss, pc_term
 
 FILE = Path(__file__).parents[1] / "vectors" / "pclc.json"
 VECTORS = [entry for entry in json.loads(FILE.read_text()) if not entry["name"].startswith("gce")]
@@ -197,3 +201,22 @@ def test_it_combines_with_adversarial_training():
 def test_impossible_options(options):
     with pytest.raises(ConfigError, match=f"pc_lc.{next(iter(options))}: "):
         PCLC(**options)
+
+
+@pytest.mark.parametrize("overrides", [("train.epochs=15",), ("pc_lc.warmup_epochs=40",)])
+def test_a_recipe_that_would_train_with_cross_entropy_alone_is_refused_before_the_data(overrides, monkeypatch):
+    monkeypatch.setattr(Recipe, "open_data", lambda *_: pytest.fail("the data were opened"))
+    with pytest.raises(ConfigError, match=r"pc_lc warms up for \d+ epochs and train.epochs is \d+, .* set train"):
+        prepare(load_recipe("digits/pc_lc", overrides))
+
+
+def test_arts_trainer_refuses_it_too():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    target = PyTorchClassifier(model, nn.CrossEntropyLoss(), (1, 8, 8), 10, optimizer=optimizer, clip_values=(0, 1))
+    x, y = torch.rand(20, 1, 8, 8).numpy(), torch.arange(20).numpy() % 10
+    with pytest.raises(ConfigError, match=r"pc_lc warms up for 150 epochs and nb_epochs is 3, .* set nb_epochs above"):
+        PCLCTrainer(target, track=False, verbose=False).fit(x, y, nb_epochs=3)
+    trainer = PCLCTrainer(target, warmup_epochs=1, track=False, verbose=False)
+    trainer.fit(x, y, nb_epochs=2)
+    assert len(trainer.history.epochs) == 2
