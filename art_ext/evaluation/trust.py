@@ -1,9 +1,11 @@
 """Reasons not to trust a robust accuracy, one function each: pure functions of counts and (N,) bool tensors.
 
-What a check suspects is tested: paired answers by McNemar's exact test, counts against a rate by the
-binomial one. It fails where p < 0.01 after Holm's correction for all checks of the evaluation, and at
-least 2% of the images are concerned. (Athalye, Carlini, Wagner, ICML 2018; Carlini et al., 2019;
-Tramer et al., NeurIPS 2020; Pintor et al., NeurIPS 2022.)
+What a check suspects is tested: counts against the rate that honest networks show, by the exact binomial
+test. Where two attacks are compared, the count is of the images that the weaker kind alone changes: what the
+stronger kind finds elsewhere does not make up for them, since a part of the images may be masked. A check fails
+where p < 0.01 after Holm's correction for all checks of the evaluation, and at least 2% of the images are
+concerned. (Athalye, Carlini, Wagner, ICML 2018; Carlini et al., 2019; Tramer et al., NeurIPS 2020; Pintor et
+al., NeurIPS 2022.)
 
 Throughout, N images; `a`, `b`, ... are (N,) bool: the images that an attack changed.
 """
@@ -24,8 +26,12 @@ LEAST = 0.02
 """Share of the images that must be concerned."""
 USUAL = 0.01
 """A share that may go astray in an honest evaluation."""
+STRAY = 0.01
+"""Share of the images that the weaker of two attacks alone may change: honest networks showed up to 1 of 120."""
+STRAY_STEP = 0.02
+"""The same of one step against twenty: honest networks showed up to 2 of 120."""
 USUAL_GAP = 0.10
-"""Cross-entropy may find this much less than the margin on honest models: 4 to 10 points were measured."""
+"""Share of the images that cross-entropy may leave to the margin: honest networks showed up to 6%."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,21 @@ def not_run(name: str, title: str, why: str) -> Suspicion:
     return Suspicion(name, title, "", why, ran=False)
 
 
-def more(first: Tensor, second: Tensor) -> tuple[float, float, dict[str, int]]:
-    """How much more the first attack finds than the second: net share, one-sided p, and the discordant counts."""
-    only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
-    counts = {"only_first": only_first, "only_second": only_second, "both": int((first & second).sum())}
-    return (only_first - only_second) / len(first), mcnemar(only_first, only_second), counts
+def compared(first: Tensor, second: Tensor) -> dict[str, int]:
+    """How many images the first attack alone changes, the second alone, and both."""
+    return {
+        "only_first": int((first & ~second).sum()),
+        "only_second": int((second & ~first).sum()),
+        "both": int((first & second).sum()),
+        "n": len(first),
+    }
+
+
+def missed(first: Tensor, second: Tensor, usual: float = STRAY) -> tuple[float, float, dict[str, Any]]:
+    """What the first attack finds and the second should: its share, p against the rate `usual`, and the counts."""
+    counts = compared(first, second)
+    alone, n = counts["only_first"], counts["n"]
+    return alone / n, above(alone, n, usual), {**counts, "usual": usual}
 
 
 def above(count: int, n: int, rate: float) -> float:
@@ -87,12 +103,14 @@ def above(count: int, n: int, rate: float) -> float:
 
 def one_step_beats_many(one: Tensor, many: Tensor) -> Suspicion:
     """An attack of one step finds what the same with many steps does not: the steps follow useless gradients."""
-    share, p, counts = more(one, many)
+    share, p, counts = missed(one, many, STRAY_STEP)
     return Suspicion(
         "one_step",
         "One step against many",
-        f"one gradient step changes {counts['only_first']} images that 20 steps leave: iterating does not help here",
-        "20 steps find more than one step",
+        f"one gradient step changes {counts['only_first']} of {counts['n']} images that 20 steps leave: iterating does "
+        "not help there",
+        f"20 steps change {counts['only_second']} of {counts['n']} images that one step leaves, and leave "
+        f"{counts['only_first']} that it changes",
         share,
         p,
         evidence=counts,
@@ -101,13 +119,14 @@ def one_step_beats_many(one: Tensor, many: Tensor) -> Suspicion:
 
 def black_box_beats_white_box(black: Tensor, white: Tensor, names: Sequence[str]) -> Suspicion:
     """Attacks that see only answers find what attacks with gradients do not: the gradients are masked."""
-    share, p, counts = more(black, white)
+    share, p, counts = missed(black, white)
     return Suspicion(
         "black_box",
         "Black box against white box",
-        f"attacks that see only answers change {counts['only_first']} images that attacks with gradients leave, "
-        f"and miss {counts['only_second']}: the gradients are masked",
-        "attacks with gradients find more than those that see only answers",
+        f"attacks that see only answers change {counts['only_first']} of {counts['n']} images that attacks with "
+        "gradients leave: the gradients are masked there",
+        f"attacks with gradients change {counts['only_second']} of {counts['n']} images that those which see only "
+        f"answers leave, and leave {counts['only_first']} that these change",
         share,
         p,
         evidence={**counts, "attacks": list(names)},
@@ -115,14 +134,15 @@ def black_box_beats_white_box(black: Tensor, white: Tensor, names: Sequence[str]
 
 
 def transfer_beats_white_box(transferred: Tensor, white: Tensor, names: Sequence[str]) -> Suspicion:
-    """Examples made on another network fool this one more than its own gradients do."""
-    share, p, counts = more(transferred, white)
+    """Examples made on another network fool this one where its own gradients do not."""
+    share, p, counts = missed(transferred, white)
     return Suspicion(
         "transfer",
         "Transfer against white box",
-        f"examples made on another network change {counts['only_first']} images that the network's own gradients "
-        "leave: the gradients are masked",
-        "the network's own gradients find more than examples made on another network",
+        f"examples made on another network change {counts['only_first']} of {counts['n']} images that the network's "
+        "own gradients leave: the gradients are masked there",
+        f"the network's own gradients change {counts['only_second']} of {counts['n']} images that examples made on "
+        f"another network leave, and leave {counts['only_first']} that these change",
         share,
         p,
         evidence={**counts, "attacks": list(names)},
@@ -131,12 +151,14 @@ def transfer_beats_white_box(transferred: Tensor, white: Tensor, names: Sequence
 
 def random_beats_gradients(random: Tensor, white: Tensor, tries: int) -> Suspicion:
     """Random points of the ball are misclassified where gradients find nothing."""
-    share, p, counts = more(random, white)
+    share, p, counts = missed(random, white)
     return Suspicion(
         "random_search",
         "Random search",
-        f"{tries} random points of the ball change {counts['only_first']} images that gradient attacks leave",
-        f"{tries} random points find nothing that gradient attacks miss beyond chance",
+        f"{tries} random points of the ball change {counts['only_first']} of {counts['n']} images that gradient "
+        "attacks leave",
+        f"gradient attacks change {counts['only_second']} of {counts['n']} images that {tries} random points of the "
+        f"ball leave, and leave {counts['only_first']} that these change",
         share,
         p,
         evidence=counts,
@@ -157,13 +179,15 @@ def unbounded_survivors(standing: int, n: int, eps: float) -> Suspicion:
 
 
 def smaller_ball_beats_larger(half: Tensor, full: Tensor) -> Suspicion:
-    """The same attack finds more in half the ball, which the whole ball holds."""
-    share, p, counts = more(half, full)
+    """The same attack finds in half the ball, which the whole ball holds, what it does not find in the whole."""
+    share, p, counts = missed(half, full)
     return Suspicion(
         "eps_order",
         "Accuracy falls with eps",
-        f"with half of eps the attack changes {counts['only_first']} images that it leaves with all of eps",
-        "a larger eps finds more",
+        f"with half of eps the attack changes {counts['only_first']} of {counts['n']} images that it leaves with all "
+        "of eps",
+        f"with all of eps the attack changes {counts['only_second']} of {counts['n']} images that it leaves with half, "
+        f"and leaves {counts['only_first']} that it changes there",
         share,
         p,
         evidence=counts,
@@ -193,13 +217,15 @@ def saturated_logits(rescaled: Tensor, plain: Tensor, vanished: float, largest_g
         vanished: share of images on which the gradient of cross-entropy is too small for a step.
         largest_gap: median difference of the two largest logits.
     """
-    share, p, counts = more(rescaled, plain)
+    share, p, counts = missed(rescaled, plain)
     return Suspicion(
         "saturated_logits",
         "Saturated logits",
-        f"cross-entropy changes {counts['only_first']} images more once the logits (median gap {largest_gap:.3g}) are "
-        f"made smaller; its gradient vanishes on {vanished:.0%} of the images: figures by cross-entropy overstate",
-        f"making the logits smaller (median gap {largest_gap:.3g}) does not help cross-entropy",
+        f"cross-entropy changes {counts['only_first']} of {counts['n']} images only once the logits (median gap "
+        f"{largest_gap:.3g}) are made smaller; its gradient vanishes on {vanished:.0%} of the images: figures by "
+        "cross-entropy overstate",
+        f"making the logits smaller (median gap {largest_gap:.3g}) lets cross-entropy change {counts['only_first']} "
+        f"more of {counts['n']} images",
         share,
         p,
         evidence={**counts, "vanished": vanished, "median_gap": largest_gap},
@@ -207,19 +233,20 @@ def saturated_logits(rescaled: Tensor, plain: Tensor, vanished: float, largest_g
 
 
 def losses_disagree(margin: Tensor, plain: Tensor) -> Suspicion:
-    """The margin finds far more than cross-entropy, beyond what honest models show."""
-    share, _, counts = more(margin, plain)
-    n = len(margin)
+    """The margin finds what cross-entropy does not, beyond what honest models show."""
+    share, p, counts = missed(margin, plain, USUAL_GAP)
+    alone = (
+        f"the margin changes {counts['only_first']} of {counts['n']} images that cross-entropy leaves, and leaves "
+        f"{counts['only_second']} that this changes"
+    )
     return Suspicion(
         "losses",
         "Cross-entropy against margin",
-        f"the margin changes {share:.1%} more of the images than cross-entropy; honest models show up to "
-        f"{USUAL_GAP:.0%}: figures by cross-entropy overstate",
-        f"the margin finds {share:.1%} more than cross-entropy, as on honest models (up to {USUAL_GAP:.0%}); "
-        "cross-entropy alone is a weak attack",
+        f"{alone}; honest models show up to {USUAL_GAP:.0%}: figures by cross-entropy overstate",
+        f"{alone}, as on honest models (up to {USUAL_GAP:.0%})",
         share,
-        above(max(0, counts["only_first"] - counts["only_second"]), n, USUAL_GAP),
-        evidence={**counts, "usual": USUAL_GAP},
+        p,
+        evidence=counts,
     )
 
 

@@ -64,6 +64,29 @@ def test_a_mask_is_found_and_named(module, name):
             assert check.sentence in record.verdict.reasons
 
 
+def test_a_mask_on_some_of_the_images_is_found(module):
+    """Ripples on 3 of 10 images: the black box finds fewer than it misses of the others, and still too many."""
+    from art_ext.evaluation.statistics import mcnemar
+    from art_ext.evaluation.suites import Suite, Wanted
+    from art_ext_attacks import ATTACKS
+
+    def rippled(share):
+        def before(x):
+            some = (x[:, :, -1:, -1:] < share).to(x.dtype)
+            return x + some * 0.01 * torch.sin(400 * x)
+
+        return Around(module, before)
+
+    square = Wanted("square", {"queries": 150}, everywhere=True)
+    suite = Suite("tiny", "", (square,), 20, {"steps": 10}, (20, 1), (2, 4))
+    asked = {"n": 240, "eps": 0.13, "suite": suite, "attacks": {entry.name: entry for entry in ATTACKS}}
+    record = evaluation(rippled(0.3), **asked).run()
+    black_box = next(check for check in record.checks if check.name == "black_box")
+    assert mcnemar(black_box.evidence["only_first"], black_box.evidence["only_second"]) > 0.01
+    assert "black_box" in failing(record)
+    assert failing(evaluation(rippled(0.0), **asked).run()) == set()
+
+
 def test_the_same_network_without_a_mask_is_not_accused(module):
     record = evaluation(module).run()
     assert failing(record) == set()

@@ -1,5 +1,7 @@
 """Trust checks as pure functions of counts, with figures that can be checked on paper."""
 
+import math
+
 import pytest
 import torch
 
@@ -60,26 +62,53 @@ def test_facts_need_no_test_and_what_was_not_run_says_so():
     assert judge([unknown])[0].share is None
 
 
-def test_paired_checks_look_at_what_only_one_attack_finds():
-    pairs = [
-        lambda a, b: trust.one_step_beats_many(a, b),
-        lambda a, b: trust.black_box_beats_white_box(a, b, ["square"]),
-        lambda a, b: trust.transfer_beats_white_box(a, b, ["transfer"]),
-        lambda a, b: trust.random_beats_gradients(a, b, 50),
-        lambda a, b: trust.smaller_ball_beats_larger(a, b),
-        lambda a, b: trust.saturated_logits(a, b, 0.5, 200.0),
-    ]
-    for check in pairs:
-        assert status(check(first(40), first(20))) == ["fail"]  # 20 images more, none less
-        assert status(check(first(20), first(40))) == ["pass"]
-        assert status(check(first(40), last(40))) == ["pass"]  # as many one way as the other
-        assert status(check(first(23), first(20))) == ["pass"]  # 1.5%
+PAIRS = {
+    "one_step": lambda a, b: trust.one_step_beats_many(a, b),
+    "black_box": lambda a, b: trust.black_box_beats_white_box(a, b, ["square"]),
+    "transfer": lambda a, b: trust.transfer_beats_white_box(a, b, ["transfer"]),
+    "random_search": lambda a, b: trust.random_beats_gradients(a, b, 50),
+    "eps_order": lambda a, b: trust.smaller_ball_beats_larger(a, b),
+    "saturated_logits": lambda a, b: trust.saturated_logits(a, b, 0.5, 200.0),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_paired_checks_look_at_what_only_the_weaker_attack_finds(name):
+    check = PAIRS[name]
+    assert status(check(first(40), first(20))) == ["fail"]  # 20 images that the stronger one leaves
+    assert status(check(first(20), first(40))) == ["pass"]
+    # what the stronger one finds elsewhere does not make up for them: a part of the images may be masked
+    partial = check(first(28), last(100))
+    assert mcnemar(28, 100) == pytest.approx(1.0)
+    assert (partial.evidence["only_first"], partial.evidence["only_second"]) == (28, 100)
+    assert status(partial) == ["fail"]
+    assert "28 of 200 images" in partial.alarm
+    assert status(check(first(23), first(20))) == ["pass"]  # 1.5%
+    assert status(check(first(5), last(40))) == ["pass"]  # what goes astray on honest networks too
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_a_pass_says_what_it_saw(name):
+    (found,) = judge([PAIRS[name](first(3), last(40))])
+    assert found.status == "pass"
+    wanted = ["3 more of 200"] if name == "saturated_logits" else [" 3 ", "40 of 200 images"]
+    assert all(word in found.sentence for word in wanted)
+
+
+@pytest.mark.parametrize(("name", "usual"), [("black_box", 0.01), ("one_step", 0.02)])
+def test_the_weaker_attack_is_held_against_the_rate_of_honest_networks(name, usual):
+    """P(Bin(200, usual) >= k), added up term by term."""
+    for count in (4, 9, 12):
+        tail = sum(math.comb(N, k) * usual**k * (1 - usual) ** (N - k) for k in range(count, N + 1))
+        assert PAIRS[name](first(count), last(40)).p == pytest.approx(tail)
 
 
 def test_a_gap_of_ten_points_between_losses_is_usual():
     assert status(trust.losses_disagree(first(40), first(20))) == ["pass"]  # 10 points
     assert status(trust.losses_disagree(first(50), first(10))) == ["fail"]  # 20 points of 200 images
-    assert "cross-entropy alone is a weak attack" in trust.losses_disagree(first(40), first(20)).calm
+    assert status(trust.losses_disagree(first(50), last(40))) == ["fail"]
+    calm = trust.losses_disagree(first(10), last(14)).calm
+    assert "10 of 200 images that cross-entropy leaves, and leaves 14 that this changes" in calm
 
 
 def test_counts_are_held_against_what_goes_astray_in_honest_evaluations():
