@@ -21,6 +21,7 @@ from art_ext.evaluation.campaign import Campaign
 from art_ext.evaluation.checking import Checking
 from art_ext.evaluation.curve import curve_of, smallest_eps
 from art_ext.evaluation.digests import data_digest, image_digests, overlap
+from art_ext.evaluation.identity import installed, network_digest
 from art_ext.evaluation.lineup import Lineup, Planned, build_lineup, effort
 from art_ext.evaluation.measure import repeats
 from art_ext.evaluation.record import (
@@ -142,7 +143,7 @@ class Evaluation:
         self.repeats = repeats(self.evaluator, n)
         self.lineup = self._lineup(attacks or {}, baseline)
         last = effort(threat, *options.suite.effort)
-        self.campaign = self._campaign(self.evaluator, self.lineup, last, subject.info.digest)
+        self.campaign = self._campaign(self.evaluator, self.lineup, last)
         self.baseline = baseline
         self.beside = tuple(Peer.of(name, one) for name, one in (beside or {}).items() if self._like(one))
         self.answer: bool | None = None
@@ -247,12 +248,11 @@ class Evaluation:
             random=bool(self.repeats.varied.any()),
         )
 
-    def _campaign(
-        self, evaluator: Evaluator, lineup: Lineup, last: Sequence[Planned], digest: str
-    ) -> Campaign:
+    def _campaign(self, evaluator: Evaluator, lineup: Lineup, last: Sequence[Planned]) -> Campaign:
         options, threat = self.options, self.threat
         identity = {
-            "model": digest,
+            "art_ext": installed(),
+            "network": network_digest(evaluator, threat),
             "data": self.digest,
             "threat": [threat.norm, threat.eps, *threat.clip],
             "seed": options.seed,
@@ -336,7 +336,7 @@ class Evaluation:
             if attack.family not in ("informed", "transfer") and attack.bounded(self.threat)
         ]
         evaluator = self._evaluator(self.baseline, self.data)
-        campaign = self._campaign(evaluator, Lineup(planned), (), f"undefended beside {self.subject.info.digest}")
+        campaign = self._campaign(evaluator, Lineup(planned), ())
         campaign.attack(self.campaign.active.nonzero().squeeze(1))
         return Baseline(
             campaign.estimate(campaign.right), campaign.results(), campaign.estimate(campaign.standing)

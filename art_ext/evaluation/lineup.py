@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ArtExtError, ConfigError
+from art_ext.evaluation.identity import fingerprint
 from art_ext.evaluation.probes import Averaged, RandomSearch, rescaled_ce
 from art_ext.evaluation.record import Family
 from art_ext.evaluation.suites import Suite, Wanted
@@ -45,6 +47,11 @@ class Planned:
         norm = getattr(self.attack, "norm", None) or getattr(self.attack, "within", None)
         return isinstance(norm, Norm) and norm.name == threat.norm and norm.largest <= threat.eps * (1 + 1e-6)
 
+    @cached_property
+    def identity(self) -> str:
+        """Equal for attacks that do the same: their classes and all their fields, whatever they are called."""
+        return fingerprint(self.attack)
+
     @property
     def cost(self) -> float:
         """Passes for each image, roughly, for estimates of time."""
@@ -70,7 +77,7 @@ class Lineup:
     def add(self, new: Planned) -> str:
         """Adds an attack, once: one that is there already counts for its ingredient too. Returns its name."""
         for place, old in enumerate(self.planned):
-            if str(old.attack) == str(new.attack):
+            if old.identity == new.identity:
                 of, everywhere = old.of or new.of, old.everywhere or new.everywhere
                 self.planned[place] = replace(old, of=of, everywhere=everywhere)
                 return old.name

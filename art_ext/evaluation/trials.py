@@ -122,7 +122,7 @@ class Trials:
     """Runs attacks on chosen images; what the ledger holds already is not done again.
 
     Args:
-        identity: what all numbers depend on besides the attack: digests, threat, seed.
+        identity: what all numbers depend on besides the attack: digests, threat, seed, version.
         folder: of the ledger; None keeps nothing on disk.
         writer: names this process among those that share the folder.
     """
@@ -153,7 +153,7 @@ class Trials:
 
         An attack that raises is left at what it did; the trial says why.
         """
-        digest = digest_of_config({**self.identity, "name": planned.name, "attack": str(planned.attack)})
+        digest = digest_of_config({**self.identity, "name": planned.name, "attack": planned.identity})
         ledger = Ledger(self.folder, planned.name, digest, self.writer)
         trial = self.found.get(planned.name)
         if trial is None:
