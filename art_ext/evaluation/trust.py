@@ -299,7 +299,12 @@ def seen_before(found: Mapping[str, int], n: int) -> Suspicion:
     """
     title = "Images it has not seen"
     if not found:
-        return not_run("seen_data", title, "not known which images it was trained on, so overlap was not looked for")
+        return not_run(
+            "seen_data",
+            title,
+            "not known which images it was trained on, so they were not looked for; give the recipe that trained it "
+            "with --recipe, or in Python training=(x, y)",
+        )
     worst = max(found.values())
     where = ", ".join(f"{count} in the {part} data" for part, count in found.items())
     return Suspicion(

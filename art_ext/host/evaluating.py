@@ -14,7 +14,7 @@ from art_ext.data.batches import split_off
 from art_ext.data.entry import Data, Split
 from art_ext.engine.net import Net
 from art_ext.entries import EvaluationContext
-from art_ext.errors import ConfigError
+from art_ext.errors import ArtExtError, ConfigError
 from art_ext.evaluation.evaluation import Evaluation, Options
 from art_ext.evaluation.lineup import Planned, family_of
 from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
@@ -35,6 +35,7 @@ from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
 from art_ext.host.trained import beside_of, cost_of, role_of, trained
 from art_ext.lifecycle.roles import UNDEFENDED, is_role
 from art_ext.plan import Plan
+from art_ext.secrets import masked
 from art_ext.types import Facts
 
 Echo = Callable[[str], None]
@@ -76,12 +77,18 @@ class Request:
 
 @dataclass
 class Found:
-    """A request with everything it names opened."""
+    """A request with everything it names opened.
+
+    Attributes:
+        data: what it is evaluated on.
+        trained_on: the data of the model's recipe; None where that is not known, or cannot be opened here.
+    """
 
     opened: OpenedModel
     catalogue: Catalogue
     recipe: Recipe | None
     data: Data
+    trained_on: Data | None
     threat: Threat
     baseline: OpenedModel | None
     folder: Path
@@ -115,14 +122,17 @@ def find(request: Request) -> Found:
             f"{opened.source} answers for {sizes[0]}, but {data.name} has {sizes[1]}; give the data it is for"
         )
     threat = _threat(request, recipe or source, opened, catalogue)
+    trained_on, notes = _trained_on(recipe, request, source, data, catalogue)
     return Found(
         opened,
         catalogue,
         recipe,
         data,
+        trained_on,
         threat,
         _baseline(request, catalogue, opened, given),
         request.output or _folder(request.model),
+        notes,
     )
 
 
@@ -131,12 +141,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
     data, opened, catalogue = found.data, found.opened, found.catalogue
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     test, picked = _limited(data.test, request.limit)
-    held_out: Split | None = None
-    training = data.train
-    if found.recipe is not None:
-        own = found.recipe.train
-        rows, held = split_off(len(data.train), data.train.y, own.held_out, own.seed)
-        training, held_out = data.train.at(rows), data.train.at(held)
+    held_out = None if found.recipe is None else _parted(data, found.recipe)[1]
     plan = opened.plan(catalogue)
     module = opened.module.to(device)
     sample = first_images(Rows(test.x, test.y), device)
@@ -164,9 +169,10 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         shard=_shard(request.shard),
         progress=progress,
     )
-    seen = {"training": Rows(training.x, training.y)}
-    if held_out is not None:
-        seen["selection"] = Rows(held_out.x, held_out.y)
+    seen = {}
+    if found.recipe is not None and found.trained_on is not None:
+        parts = zip(("training", "selection"), _parted(found.trained_on, found.recipe), strict=True)
+        seen = {part: Rows(split.x, split.y) for part, split in parts}
     return Evaluation(
         Subject(net, plan, info, opened.recipe is not None, adaptive_of(opened.ingredients)),
         Rows(test.x, test.y),
@@ -244,14 +250,51 @@ def _data(request: Request, given: Recipe | None, catalogue: Catalogue) -> tuple
     if request.data is None:
         return None, None if given is None else given.open_data(catalogue)
     if request.data in catalogue.datasets:
-        options = dict(_data_option(text) for text in request.overrides if text.startswith("data."))
-        return None, catalogue.dataset(request.data).open(**options)
+        return None, catalogue.dataset(request.data).open(**_data_options(request.overrides))
     try:
         find_recipe(request.data)
     except ConfigError:
         catalogue.dataset(request.data)  # says which data sets there are
     source = load_recipe(request.data, () if given is not None else request.overrides)
     return source, source.open_data(catalogue)
+
+
+def _trained_on(
+    recipe: Recipe | None, request: Request, source: Recipe | None, data: Data, catalogue: Catalogue
+) -> tuple[Data | None, list[str]]:
+    """The data that the model's recipe names, and what is not known of its training.
+
+    Args:
+        source: the recipe whose data the request asks for, if it does.
+        data: what the request asks for.
+    """
+    if recipe is None:
+        return None, []
+    notes = []
+    if recipe.model.source is not None:
+        began = f"it was trained further from {masked(recipe.model.source)}"
+        notes.append(f"{began}, and images which that was trained on were not looked for")
+    own = recipe.data.name, recipe.data.options
+    asked = (request.data, _data_options(request.overrides))
+    if source is not None:
+        asked = source.data.name, source.data.options
+    if request.data is None or asked == own:
+        return data, notes
+    try:
+        return recipe.open_data(catalogue), notes
+    except ArtExtError as error:
+        return None, [*notes, f"the images that it was trained on cannot be looked for: {error}"]
+
+
+def _parted(data: Data, recipe: Recipe) -> tuple[Split, Split]:
+    """The training images as a recipe uses them: those trained on, and those held out."""
+    own = recipe.train
+    rows, held = split_off(len(data.train), data.train.y, own.held_out, own.seed)
+    return data.train.at(rows), data.train.at(held)
+
+
+def _data_options(overrides: Sequence[str]) -> dict[str, Any]:
+    return dict(_data_option(text) for text in overrides if text.startswith("data."))
 
 
 def _data_option(text: str) -> tuple[str, Any]:

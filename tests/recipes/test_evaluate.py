@@ -18,6 +18,7 @@ from art_ext.errors import ConfigError, DataError, ModelError
 from art_ext.evaluation.examples import read_examples
 from art_ext.evaluation.record import read_evaluation
 from art_ext.host.cli import main
+from art_ext.host.evaluating import Request, find, prepare
 
 FEW = ["--limit", "24"]
 
@@ -111,6 +112,33 @@ def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, said, argument
     assert said in error
     assert error.count("\n") == 1
     assert not list(Path().iterdir())
+
+
+def seen_data(place):
+    return next(check for check in read_evaluation(place).checks if check.name == "seen_data")
+
+
+def test_images_it_has_seen_are_looked_for_where_its_training_is_known_alone(network, weights, tmp_path):
+    """A checkpoint of strangers may have been trained on any images: the data set's own split says nothing of it."""
+    from art_ext.api import Facts
+    from art_ext.host.beside import describe_network, keep_network, write_weights
+
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    keep_network(stranger, describe_network(network, Facts(10, (1, 8, 8)), {}))
+    write_weights(stranger / "weights.safetensors", dict(network.state_dict()))
+    asked = ["--suite", "quick", *FEW]
+    assert run("evaluate", stranger, "--data", "digits", "--eps", "0.1", *asked, "--output", "unknown") == 0
+    check = seen_data("unknown")
+    assert check.status == "not_run"
+    assert "--recipe" in check.sentence
+    # the recipe names the data that it was trained on, whatever it is evaluated on
+    training = digits(DatasetOptions()).train
+    for data in (None, "digits", "digits/pgd_at"):
+        request = Request(weights, recipe="digits/standard", data=data)
+        seen = prepare(find(request), request).seen
+        assert len(seen["training"].y) + len(seen["selection"].y) == len(training)
+        assert len(seen["selection"].y) == pytest.approx(0.2 * len(training), abs=10)
 
 
 def classifier(model, **options):
