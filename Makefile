@@ -28,7 +28,7 @@ claims: install
 	$(BIN)/python -m benchmarks.claims
 
 docs: install
-	$(BIN)/python -m art_ext.testing docs/combinations.md
+	$(BIN)/python -m art_ext.testing docs/combinations.md pgd_at
 
 clean:
 	rm -rf .venv build dist *.egg-info

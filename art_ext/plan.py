@@ -569,6 +569,12 @@ class Plan:
                         f"weights and makes new ones; list {inner} after {outer}, so that it goes around",
                         (outer, inner),
                     )
+                elif getattr(update, "moves_weights", False) and getattr(inside, "reads_weights", False):
+                    yield Problem(
+                        f"{inner} looks at the network after its step, but {outer} around it has moved the weights "
+                        f"for the step alone; list {inner} after {outer}, so that it goes around",
+                        (outer, inner),
+                    )
 
     def _filled(self) -> dict[str, Any]:
         """The slots that an ingredient fills, or gives a default."""

@@ -109,6 +109,21 @@ def remember_rates(optimizer: torch.optim.Optimizer) -> None:
         group.setdefault("initial_lr", group["lr"])
 
 
+def begin_late(optimizer: torch.optim.Optimizer) -> None:
+    """Gives parameters whose first gradient comes after those of others a momentum of zero, so that they join in.
+
+    torch's fused SGD takes the momentum of all parameters or of none.
+    """
+    for group in optimizer.param_groups:
+        if not (group.get("fused") and group.get("momentum")):
+            continue
+        going = [parameter for parameter in group["params"] if parameter.grad is not None]
+        new = [parameter for parameter in going if optimizer.state.get(parameter, {}).get("momentum_buffer") is None]
+        if len(new) < len(going):
+            for parameter in new:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 @contextmanager
 def paced(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
     """While it holds, every group's rate is `factor` times what it was."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from art_ext.engine.freeze import Crafter
 from art_ext.engine.logs import PENDING, read
 from art_ext.engine.net import Net, Passes, in_channels_last
+from art_ext.engine.optim import begin_late
 from art_ext.engine.signals import Signals
 from art_ext.errors import ArtExtError, ConfigError, LostProcessError, NonFiniteError
 from art_ext.parts.attacks import BNMode
@@ -202,6 +203,7 @@ class Run:
     def step_optimizer(self, net: nn.Module, optimizer: Any) -> None:
         if self.settings.clip_gradient is not None:
             self.fabric.clip_gradients(net, optimizer, max_norm=self.settings.clip_gradient, error_if_nonfinite=False)
+        begin_late(getattr(optimizer, "optimizer", optimizer))
         optimizer.step()
         self.weights_version += 1
 

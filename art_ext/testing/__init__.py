@@ -9,18 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from art_ext.lazy import lazily
-from art_ext.testing.ingredients import (
-    FACTS,
-    Pair,
-    as_markdown,
-    check_ingredient,
-    same_weights,
-    tiny_network,
-    train_tiny,
-    trial_of,
-    try_all,
-    try_pair,
-)
+from art_ext.testing.combinations import Pair, Trials, as_markdown, try_all, try_pair
+from art_ext.testing.ingredients import FACTS, check_ingredient, same_weights, tiny_network, train_tiny, trial_of
 
 if TYPE_CHECKING:
     from art_ext.testing.art import check_attack, check_detector, check_trainer, tiny_classifier
@@ -28,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FACTS",
     "Pair",
+    "Trials",
     "as_markdown",
     "check_attack",
     "check_detector",

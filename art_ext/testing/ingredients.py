@@ -1,12 +1,14 @@
-"""What every ingredient must do: alone, in pairs, in any combination."""
+"""What every ingredient must do, alone and in any combination: two steps on a tiny network."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,6 @@ from art_ext.engine.net import Net
 from art_ext.engine.offers import check_offers, needs_of
 from art_ext.engine.optim import make_optimizer, tuned
 from art_ext.engine.run import Run, RunSettings
-from art_ext.errors import ComposeError
 from art_ext.ingredient import Ingredient
 from art_ext.parts.ensemble import ensemble
 from art_ext.parts.surgery import find_head
@@ -37,7 +38,7 @@ def tiny_network(seed: int = 0, n_classes: int = FACTS.n_classes) -> nn.Module:
             nn.Conv2d(1, 4, 3, padding=1, bias=False),
             nn.BatchNorm2d(4),
             nn.ReLU(),
-            nn.Conv2d(4, 8, 3, stride=2, padding=1),
+            nn.Conv2d(4, 8, 3, stride=2, padding=1, bias=False),  # a bias would be taken away by the norm
             nn.BatchNorm2d(8),
             nn.ReLU(),
             nn.Flatten(),
@@ -67,8 +68,10 @@ def train_tiny(
 
     Raises:
         ComposeError: when the ingredients contradict each other.
-        AssertionError: for a loss that is not finite, and where mode, flags or torch's generator
-            are not as they were.
+        AssertionError: for a loss or weight that is not finite; where modes, `requires_grad` or one of the
+            generators of torch, numpy and Python are not as they were; and, but for few images and
+            changed sharpness, where a parameter that is trained stayed, or another tensor moved that
+            is no statistic of a norm.
     """
     facts = replace(FACTS, n_classes=n_classes)
     plan = Plan.of(ingredients, facts)
@@ -86,89 +89,70 @@ def train_tiny(
     head = find_head(model, facts)[1] if "features" in needs else None
     net = Net(model, head=head, wanted=frozenset(needs))
     check_offers(net, facts, needs)
-    optimizer = make_optimizer("sgd", model.parameters(), {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3})
-    flags = [parameter.requires_grad for parameter in model.parameters()]
+    optimizer = make_optimizer("sgd", model.parameters(), {"lr": 0.05, "momentum": 0.9})  # decay would move anything
     with torch.random.fork_rng(devices=[]), tuned(optimizer, plan.settings):
         torch.manual_seed(0)
-        state = torch.random.get_rng_state()
         fit = Fit(plan, net, optimizer, Run(RunSettings(accelerator="cpu"), seed=0), epochs=EPOCHS)
+        modules = {"": model, **{f"{name}.": aide.module for name, aide in fit.helpers.items()}}
+        before = [_state_of(module) for module in modules.values()]
+        generators = _generators()
         history = fit(ArrayBatches(x, y, IMAGES, seed=0))
-        assert torch.equal(torch.random.get_rng_state(), state), "torch's global generator was used"
+        assert _generators() == generators, "a global generator was used"
     losses = [value for report in history.epochs for name, value in report.metrics.items() if "loss" in name]
     assert all(map(math.isfinite, losses)), f"the loss is not finite: {losses}"
-    assert [parameter.requires_grad for parameter in model.parameters()] == flags, "requires_grad was not restored"
-    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
-    assert all(bool(value.isfinite().all()) for value in weights.values()), "a weight is not finite"
-    return weights
+    for (prefix, module), state in zip(modules.items(), before, strict=True):
+        state.compare(module, prefix, moved=sharpness == 1 and images >= IMAGES)
+    return {name: value.detach().clone() for name, value in model.named_parameters()}
+
+
+@dataclass(frozen=True)
+class _State:
+    """Of a module before a training: modes, flags, parameters and buffers by name."""
+
+    modes: list[bool]
+    flags: list[bool]
+    tensors: dict[str, Tensor]
+
+    def compare(self, module: nn.Module, prefix: str, *, moved: bool) -> None:
+        """Asserts that the module is as it was but for what training moves.
+
+        Args:
+            prefix: of the names in messages.
+            moved: whether trained parameters must have moved.
+        """
+        after = _state_of(module)
+        assert after.modes == self.modes, f"a layer of {prefix or 'the network'} is in another mode than before"
+        assert after.flags == self.flags, f"requires_grad of {prefix or 'the network'} was not restored"
+        trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+        for name, value in after.tensors.items():
+            same = torch.equal(value, self.tensors[name])
+            assert bool(value.isfinite().all()), f"{prefix}{name} is not finite"
+            if name in trained:
+                assert not (moved and same), f"{prefix}{name} is trained, but has not moved"
+            else:
+                assert same or name.rpartition(".")[2] in STATISTICS, f"{prefix}{name} is not trained, but has moved"
+
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+def _state_of(module: nn.Module) -> _State:
+    named = itertools.chain(module.named_parameters(), module.named_buffers())
+    return _State(
+        [part.training for part in module.modules()],
+        [parameter.requires_grad for parameter in module.parameters()],
+        {name: tensor.detach().clone() for name, tensor in named},
+    )
+
+
+def _generators() -> list[object]:
+    """The states of the global generators of torch, numpy and Python, as comparable values."""
+    kind, keys, *rest = np.random.get_state()
+    return [torch.random.get_rng_state().tolist(), random.getstate(), kind, list(keys), rest]
 
 
 def same_weights(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What became of two ingredients together.
-
-    Attributes:
-        refused: why they cannot be combined, or "" where they trained.
-        idle: the one of the two without which the result is the same, or "".
-    """
-
-    names: tuple[str, str]
-    refused: str = ""
-    idle: str = ""
-
-
-def try_pair(one: Ingredient, other: Ingredient) -> Pair:
-    """Trains two ingredients together, in the order that works, and each alone on the same network.
-
-    Raises:
-        AssertionError: as `train_tiny`, and for a refusal that does not name both.
-    """
-    names = (one.name, other.name)
-    together: tuple[Ingredient, Ingredient] | None = None
-    reasons = []
-    for order in ((one, other), (other, one)):
-        try:
-            Plan.of(order, FACTS)
-        except ComposeError as error:
-            reasons.append(error)
-        else:
-            together = order
-            break
-    if together is None:
-        return Pair(names, refused=_reason(reasons, one, other))
-    members = "members" in needs_of(Plan.of(together, FACTS))
-    both = train_tiny(together, members=members)
-    for left_out, alone in ((other, one), (one, other)):
-        try:
-            single = train_tiny([alone], members=members)
-        except ComposeError:
-            continue  # it does not train alone: the pair is what makes it work
-        if same_weights(both, single):
-            return Pair(names, idle=left_out.name)
-    return Pair(names)
-
-
-def _reason(errors: Sequence[ComposeError], one: Ingredient, other: Ingredient) -> str:
-    """The problem that names both; else, one of them lacks what the other does not bring either."""
-    problems = [problem for error in errors for problem in error.problems]
-    for problem in problems:
-        if {one.name, other.name} <= set(problem.names):
-            return problem.message
-    alone = [ingredient.name for ingredient in (one, other) if _refused_alone(ingredient)]
-    named = {name for problem in problems for name in problem.names}
-    assert named & set(alone), f"the refusal names neither of {one.name} and {other.name}: {problems}"
-    return problems[0].message
-
-
-def _refused_alone(ingredient: Ingredient) -> bool:
-    try:
-        Plan.of([ingredient], FACTS)
-    except ComposeError:
-        return True
-    return False
 
 
 def check_ingredient(kind: type[Ingredient], bases: Sequence[Ingredient] = ()) -> None:
@@ -191,39 +175,3 @@ def check_ingredient(kind: type[Ingredient], bases: Sequence[Ingredient] = ()) -
     members = any(name.startswith("members.") for name in first)
     plain = train_tiny(bases, members=members)
     assert not same_weights(first, plain), f"{kind.name} changes nothing in two steps; give it `trial` options that do"
-
-
-def try_all(ingredients: Sequence[Ingredient]) -> list[Pair]:
-    return [try_pair(one, other) for one, other in itertools.combinations(ingredients, 2)]
-
-
-def as_markdown(ingredients: Sequence[Ingredient], pairs: Sequence[Pair]) -> str:
-    """The table of all pairs, and every refusal with its reason."""
-    names = [ingredient.name for ingredient in ingredients]
-    found = {frozenset(pair.names): pair for pair in pairs}
-    lines = [
-        "# Which ingredients go together",
-        "",
-        "Written by `make docs`: every pair is trained for two steps on a tiny network, or refused before.",
-        "`+` trains, and differs from either alone; `.` is refused (reasons below); `=` trains, but one of the two",
-        "changes nothing beside the other.",
-        "",
-        "| | " + " | ".join(str(i + 1) for i in range(len(names))) + " |",
-        "| --- |" + " --- |" * len(names),
-    ]
-    for i, one in enumerate(names):
-        marks = [_mark(found.get(frozenset((one, other)))) for other in names]
-        lines.append(f"| {i + 1} `{one}` | " + " | ".join(marks) + " |")
-    lines += ["", "## Refused", ""]
-    lines += [f"- `{a}` x `{b}`: {pair.refused}" for pair in pairs if pair.refused for a, b in [pair.names]]
-    idle = [pair for pair in pairs if pair.idle]
-    if idle:
-        lines += ["", "## One changes nothing", ""]
-        lines += [f"- `{pair.names[0]}` x `{pair.names[1]}`: `{pair.idle}`" for pair in idle]
-    return "\n".join(lines) + "\n"
-
-
-def _mark(pair: Pair | None) -> str:
-    if pair is None:
-        return ""
-    return "." if pair.refused else "=" if pair.idle else "+"

@@ -45,6 +45,7 @@ class Perturb:
     """
 
     holds_craft = True
+    moves_weights = True
 
     def __init__(self, then: Update, gamma: float, warmup_epochs: int, proxy_lr: float) -> None:
         self.then, self.gamma, self.warmup_epochs, self.proxy_lr = then, gamma, warmup_epochs, proxy_lr

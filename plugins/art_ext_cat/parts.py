@@ -142,6 +142,7 @@ class TrainMask:
     """
 
     holds_craft = True
+    reads_weights = True
 
     def __init__(self, then: Update, beta_1: float, bn: Literal["eval", "train"], clip: tuple[float, float]) -> None:
         self.then, self.beta_1, self.bn, self.clip = then, beta_1, bn, clip

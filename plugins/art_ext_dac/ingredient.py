@@ -72,6 +72,8 @@ class Watch:
     It needs the batch's adversarial rows; without, what is measured each epoch on held-out images remains.
     """
 
+    reads_weights = True
+
     def __init__(self, then: Update) -> None:
         self.then = then
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +31,7 @@ class Bag(Ingredient):
 
     name = "bag"
     paper = PAPER
+    trial: ClassVar[Mapping[str, object]] = {"weight_decay": 0.002}
 
     eps: Annotated[Positive, Field(description="of its own PGD-AT: radius in clip-value units, L-inf")] = 8 / 255
     steps: Count = 10

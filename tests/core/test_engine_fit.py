@@ -15,7 +15,7 @@ from art_ext.engine.checkpoint import Shelf
 from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net, in_channels_last
 from art_ext.engine.observe import Observer
-from art_ext.engine.optim import cosine, follow_surgery, make_optimizer, one_cycle, remember_rates, steps
+from art_ext.engine.optim import begin_late, cosine, follow_surgery, make_optimizer, one_cycle, remember_rates, steps
 from art_ext.engine.run import Run, RunSettings
 from art_ext.errors import ConfigError, NonFiniteError
 from art_ext.parts.noise import Keys
@@ -561,6 +561,22 @@ def test_an_optimizer_follows_surgery():
     assert {id(p) for p in optimizer.state} == {id(p) for p in body["params"]}
     net(torch.rand(4, 2, 6, 6)).sum().backward()
     optimizer.step()
+
+
+def test_a_parameter_may_get_its_first_gradient_after_others():
+    """As a criterion's own parameters do, where the first step of a batch does not look at them."""
+
+    def trained(fused):
+        early, late = (torch.nn.Parameter(torch.tensor([value])) for value in (1.0, 2.0))
+        optimizer = torch.optim.SGD([early, late], lr=0.1, momentum=0.9, weight_decay=0.1, fused=fused)
+        for step in range(4):
+            optimizer.zero_grad()
+            (early.square() + (late.square() if step % 2 else 0)).backward()
+            begin_late(optimizer)
+            optimizer.step()
+        return early.item(), late.item()
+
+    assert trained(fused=True) == pytest.approx(trained(fused=False))
 
 
 def test_base_rates_are_remembered_once():

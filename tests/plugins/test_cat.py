@@ -47,8 +47,9 @@ from art_ext.engine.helpers import alike, draw_weights
 from art_ext.engine.net import Net
 from art_ext.engine.optim import make_optimizer, steps
 from art_ext.engine.run import Run, RunSettings
+from art_ext.engine.step import Step
 from art_ext.evaluation.suite import threat_of
-from art_ext_baselines import PGDAT, TRADES, FreeAT
+from art_ext_baselines import AWP, PGDAT, TRADES, FreeAT
 from art_ext_cat import (
     CAT,
     Calibrate,
@@ -648,6 +649,22 @@ def test_dac_goes_around_it_and_not_inside():
     both(batches())
     assert differs(alone.net.module, both.net.module)
     assert differs(alone.helpers["mask"].module, both.helpers["mask"].module)
+
+
+def test_the_masks_step_sees_the_weights_that_are_kept_and_not_those_awp_moved(monkeypatch):
+    with pytest.raises(ComposeError, match="cat looks at the network after its step, but awp around it has moved"):
+        Plan.of([CAT(), AWP()], FACTS)
+    seen, descend = [], Step.descend_helper
+
+    def look(step, name, loss):
+        seen.append({name: value.clone() for name, value in step.net.module.named_parameters()})
+        descend(step, name, loss)
+
+    monkeypatch.setattr(Step, "descend_helper", look)
+    whole = fit_of([AWP(gamma=0.1), CAT(**SMALL)], network().float(), precision="32-true", epochs=1)
+    whole(batches(24))
+    (during,) = seen
+    assert all(torch.equal(value, during[name]) for name, value in whole.net.module.named_parameters())
 
 
 @pytest.mark.parametrize(
