@@ -179,7 +179,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
     Raises:
         ModelError: for anything else among them.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     plain = {}
     for name, value in weights.items():
@@ -187,7 +187,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
             raise ModelError(f"{name} in the network's state is no tensor; safetensors holds tensors only, remove it")
         # clone: tied weights share memory
         plain[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
-    save_file(plain, str(path))
+    path.write_bytes(save(plain))  # its own save_file leaves a file that nobody else may read
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

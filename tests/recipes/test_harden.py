@@ -24,7 +24,8 @@ from art_ext.host.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "digits" / "pc_lc_pgd_at.yaml"
-QUICK = ["--set", "train.epochs=3", "--set", "pc_lc.warmup_epochs=1", "--set", "pgd_at.steps=2", "--set", "suite=none"]
+SETTINGS = ("train.epochs=3", "pc_lc.warmup_epochs=1", "pgd_at.steps=2", "suite=none", "beside={}")
+QUICK = [word for setting in SETTINGS for word in ("--set", setting)]
 
 
 @pytest.fixture(autouse=True)

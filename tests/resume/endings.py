@@ -19,6 +19,7 @@ QUICK = {
     "train.checkpoint_every": "2",
     "evaluate": "[{pgd: {steps: 1}}]",
     "suite": "none",
+    "beside": "{}",
 }
 STEPS = 15
 """Of each of the two trainings: five batches an epoch."""
