@@ -21,6 +21,7 @@ from art_ext.host.cli import main
 from art_ext.host.job import prepare
 from art_ext.host.outcome import Outcome, overstates, report
 from art_ext.host.recipe import load_recipe
+from art_ext.host.roles import roles_of
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "digits" / "pc_lc_pgd_at.yaml"
@@ -161,7 +162,7 @@ def test_a_saturating_defence_under_cross_entropy_alone_is_flagged(tmp_path):
     attacks = job.attacks(plan)
     evaluator = Evaluator(job.net(plan), job.data.test.x, job.data.test.y)
     history = History([EpochReport(1, 1, 1, {}, None, True)], 1)
-    outcome = Outcome("hardened", evaluator, history, evaluator.run(attacks), overstates=overstates(plan, attacks))
+    outcome = Outcome(roles_of(job)[-1], evaluator, history, evaluator.run(attacks), overstates=overstates(plan, attacks))
     report(job, [outcome], tmp_path, said.append)
     (line,) = [line for line in said if "overstate" in line]
     assert line.startswith("hardened: ")
