@@ -25,7 +25,8 @@ from art_ext.parts.attacks import PGD, Attack, Best, GaussianStart, Start, Unifo
 from art_ext.parts.backtracking import BacktrackingPGD
 from art_ext.parts.carlini_wagner import CarliniWagner
 from art_ext.parts.criteria import Criterion, CrossEntropy
-from art_ext.parts.detectors import Confidence, Detector, other_confidence
+from art_ext.parts.detectors import Confidence, Detector, log_confidence
+from art_ext.parts.distal import Distal, distal_confidence
 from art_ext.parts.ensemble import Ensemble, ensemble, log_mean_softmax
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import L0, L1, L2, Eps, Linf, Norm, norm_named
@@ -41,6 +42,8 @@ from art_ext.parts.objectives import (
     margin,
     objective_named,
     of_criterion,
+    other_confidence,
+    unending,
 )
 from art_ext.parts.ranges import Growing, Uniform, warm_up
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
@@ -72,6 +75,7 @@ __all__ = [
     "CrossEntropy",
     "DataError",
     "Detector",
+    "Distal",
     "Ensemble",
     "Eps",
     "EvaluationContext",
@@ -121,6 +125,7 @@ __all__ = [
     "both",
     "ce",
     "cw",
+    "distal_confidence",
     "dlr_ratio",
     "ensemble",
     "find_head",
@@ -131,6 +136,7 @@ __all__ = [
     "kl_to_clean",
     "largest_other",
     "lazily",
+    "log_confidence",
     "log_mean_softmax",
     "margin",
     "norm_named",
@@ -141,6 +147,7 @@ __all__ = [
     "probe",
     "put",
     "thresholded_worst_case",
+    "unending",
     "unknown",
     "warm_up",
     "worst_case",

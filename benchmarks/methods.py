@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from art_ext.api import Facts, Ingredient, Keys, Outputs, Plan, Progress, ce, ensemble
 from art_ext.engine.net import Net
 from art_ext.engine.offers import needs_of
-from art_ext.parts.detectors import best_other_probability
+from art_ext.parts.objectives import best_other_probability
 from art_ext.parts.surgery import find_head
 from art_ext_adp import ADP
 from art_ext_baselines import AWP, FAT, MART, PGDAT, TRADES, FastAT, FreeAT, GuidedComplementEntropy

@@ -26,10 +26,8 @@ def points_of(record: EvaluationRecord) -> dict[str, float]:
         points |= _accuracies("baseline", record.baseline)
     for found in record.rejection:
         prefix = f"evaluate/rejection/{clean_name(found.detector)}/{clean_name(found.attack)}"
-        values = {"tpr": found.tpr, "fpr": found.fpr, "error": found.error, "robust_error": found.robust_error}
-        if found.auc is not None:
-            values["auc"] = found.auc
-        points |= {f"{prefix}/{name}": value for name, value in values.items()}
+        values = {name: getattr(found, name) for name in ("tpr", "fpr", "error", "robust_error", "auc")}
+        points |= {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
     counts = dict.fromkeys(("pass", "warn", "fail", "not_run"), 0)
     for check in record.checks:
         counts[check.status] += 1

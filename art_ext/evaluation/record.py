@@ -137,22 +137,26 @@ class RejectionResult(_Part):
     """A detector at a threshold against one adversary; the figures are those of `rejection.Rejection`.
 
     Attributes:
-        aim: "evade": wrong and kept, inside the ball; "deny": right but rejected, inside the ball.
+        aim: "evade": wrong and kept, inside the ball; "deny": right but rejected, inside the ball; "distal":
+            noise, with the score raised inside the ball around it, that is kept.
+        fpr: of aim "distal", the share of the noise images that are kept.
+        robust_error, unthresholded, fpr_of_successful: None for "distal", whose images have no true class.
+        auc: of "distal", of all clean images against the noise.
         asked_tpr: the share of correct held-out images that set the threshold.
         denied: of aim "deny", the share of correct, kept clean images that the adversary gets rejected or wrong.
     """
 
     detector: str
     attack: str
-    aim: Literal["evade", "deny"]
+    aim: Literal["evade", "deny", "distal"]
     asked_tpr: float
     threshold: float
     tpr: float
     error: float
-    robust_error: float
-    unthresholded: float
+    robust_error: float | None
+    unthresholded: float | None
     fpr: float
-    fpr_of_successful: float
+    fpr_of_successful: float | None
     auc: float | None
     auc_all_clean: float | None
     n_eligible: int

@@ -60,7 +60,9 @@ def _rejections(record: EvaluationRecord) -> list[str]:
     lines = []
     for item in record.rejection:
         at = f"{item.detector} at {item.asked_tpr:.0%} TPR"
-        if item.aim == "evade":
+        if item.aim == "distal":
+            lines.append(f"  {at}: {item.fpr:.1%} of noise images that were made to look normal are kept")
+        elif item.robust_error is not None and item.unthresholded is not None and item.aim == "evade":
             auc = "none" if item.auc is None else f"{item.auc:.3f}"
             lines.append(
                 f"  {at}: robust error {item.robust_error:.1%} of what is kept ({item.unthresholded:.1%} with nothing "

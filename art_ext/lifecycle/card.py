@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from art_ext.evaluation.record import AttackResult, EvaluationRecord
+from art_ext.evaluation.record import AttackResult, EvaluationRecord, RejectionResult
 from art_ext.evaluation.threat import Threat
 from art_ext.secrets import masked, masked_data
 
@@ -217,13 +217,7 @@ class Card:
     def _rejection(self) -> str:
         if not self.record.rejection:
             return ""
-        lines = [
-            f"- {item.detector} under {item.attack}: keeps {item.tpr:.1%} of what is right; "
-            f"{item.robust_error:.1%} of what it keeps is wrong, {item.unthresholded:.1%} with nothing rejected; "
-            f"FPR {item.fpr:.1%}"
-            for item in self.record.rejection
-        ]
-        return "\n".join(["## Rejection", "", *lines])
+        return "\n".join(["## Rejection", "", *map(_rejection_line, self.record.rejection)])
 
     def _data(self) -> str:
         data = self.record.data
@@ -264,3 +258,13 @@ def _attack_row(item: AttackResult, base: AttackResult | None) -> str:
     kind = item.family if item.bounded else f"{item.family}, outside of the threat"
     beside = "" if base is None or base.error else f"{base.accuracy:.1%}"
     return f"| {item.name} | {kind} | {item.budget.replace('|', '/')} | {figure} | {beside} |"
+
+
+def _rejection_line(item: RejectionResult) -> str:
+    said = f"- {item.detector} under {item.attack}: keeps {item.tpr:.1%} of what is right; "
+    if item.robust_error is None or item.unthresholded is None:
+        return f"{said}FPR {item.fpr:.1%}, of noise that was made to look normal"
+    return (
+        f"{said}{item.robust_error:.1%} of what it keeps is wrong, {item.unthresholded:.1%} with nothing rejected; "
+        f"FPR {item.fpr:.1%}"
+    )

@@ -161,6 +161,10 @@ class PGD:
         changed = {name: value for name, value in present.items() if value is not values[name]}
         return replace(self, **changed) if changed else self
 
+    def raising(self, objective: Objective) -> Self:
+        """The same attack on another objective."""
+        return replace(self, objective=objective)
+
     @property
     def cost(self) -> int:
         """Forward and backward passes per example, at most."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from art_ext.errors import ConfigError
-from art_ext.parts.objectives import Objective, largest_other
+from art_ext.parts.objectives import Objective, other_confidence
 from art_ext.types import Outputs
 
 
@@ -88,20 +88,9 @@ def threshold_at(scores: Tensor, tpr: float) -> float:
     return float(ordered[min(math.floor(len(ordered) * (1 - tpr) + 1e-9), len(ordered) - 1)])
 
 
-def best_other_probability(logits: Tensor, y: Tensor) -> Tensor:
-    """max over k != y of softmax(z)_k: above 0.5 it is misclassified with that confidence.
-
-    (N, K), (N,) to (N,); what PGD-Conf raises (Stutz et al., ICML 2020).
-    """
-    return largest_other(F.softmax(logits, 1), y)
-
-
-def _other_confidence(out: Outputs, y: Tensor) -> Tensor:
-    return best_other_probability(out.logits, y)
-
-
-other_confidence = Objective("other_confidence", _other_confidence)
-"""The adversary of a rejection by confidence: a wrong class, as sure as can be."""
+def log_confidence(logits: Tensor) -> Tensor:
+    """max_k log softmax(z)_k; (N, K) to (N,), at most 0."""
+    return F.log_softmax(logits, 1).amax(1)
 
 
 class Confidence(Detector):

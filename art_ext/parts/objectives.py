@@ -44,6 +44,14 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def best_other_probability(logits: Tensor, y: Tensor) -> Tensor:
+    """max over k != y of softmax(z)_k: above 0.5 it is misclassified with that confidence.
+
+    (N, K), (N,) to (N,); what PGD-Conf raises (Stutz et al., ICML 2020).
+    """
+    return largest_other(F.softmax(logits, 1), y)
+
+
 def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) = sum_k p_k (log p_k - log q_k) from log probabilities; (N, K) twice to (N,).
 
@@ -114,6 +122,24 @@ class Objective:
         return self.name
 
 
+@dataclass(frozen=True)
+class _Unending(Score):
+    def wrong(self, out: Outputs) -> Tensor:
+        return torch.zeros(len(out.logits), dtype=torch.bool, device=out.logits.device)
+
+
+@dataclass(frozen=True)
+class _Highest(Objective):
+    def bind(self, net: Forward, x: Tensor, y: Tensor, *, targeted: bool = False) -> Score:
+        score = super().bind(net, x, y, targeted=targeted)
+        return _Unending(score.measure, score.y, score.targeted, score.reference)
+
+
+def unending(objective: Objective) -> Objective:
+    """The same objective, which nothing reaches: an attack goes on after success and gives the highest value."""
+    return _Highest(**vars(objective))
+
+
 def _cross_entropy(out: Outputs, y: Tensor) -> Tensor:
     return cross_entropy(out.logits, y)
 
@@ -124,6 +150,10 @@ def _margin(out: Outputs, y: Tensor) -> Tensor:
 
 def _dlr(out: Outputs, y: Tensor) -> Tensor:
     return dlr(out.logits, y)
+
+
+def _other_confidence(out: Outputs, y: Tensor) -> Tensor:
+    return best_other_probability(out.logits, y)
 
 
 def _clean_log_probabilities(out: Outputs) -> tuple[Tensor, ...]:
@@ -138,10 +168,15 @@ ce = Objective("ce", _cross_entropy)
 cw = Objective("margin", _margin)
 dlr_ratio = Objective("dlr", _dlr)
 kl_to_clean = Objective("kl_to_clean", _kl_to_clean, reference=_clean_log_probabilities, targetable=False)
+other_confidence = Objective("other_confidence", _other_confidence)
+"""The adversary of a rejection by confidence: a wrong class, as sure as can be."""
 of_criterion = Objective("criterion", _cross_entropy)
 """Stands for the first adversary that the plan's criterion declares; replaced when the plan is composed."""
 
-OBJECTIVES: dict[str, Objective] = {o.name: o for o in (ce, cw, dlr_ratio, kl_to_clean, of_criterion)}
+OBJECTIVES: dict[str, Objective] = {
+    o.name: o for o in (ce, cw, dlr_ratio, kl_to_clean, unending(other_confidence), of_criterion)
+}
+"""By the names that recipes use; the confidence of a wrong class is raised as far as it goes."""
 
 
 def objective_named(name: str) -> Objective:

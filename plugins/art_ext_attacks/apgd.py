@@ -191,7 +191,7 @@ class APGDSettings(AttackSettings):
     steps: Count = 100
     restarts: Count = 1
     objective: Annotated[
-        Literal["ce", "margin", "dlr", "targeted_dlr", "kl_to_clean", "criterion"],
+        Literal["ce", "margin", "dlr", "targeted_dlr", "kl_to_clean", "other_confidence", "criterion"],
         Field(description="what is raised; criterion: each adversary that the recipe's criterion declares"),
     ] = "ce"
     targets: Annotated[Count, Field(description="most likely wrong classes that targeted_dlr aims at")] = TARGETS

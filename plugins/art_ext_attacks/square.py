@@ -26,6 +26,7 @@ from art_ext.api import (
     Score,
     Share,
     cw,
+    objective_named,
 )
 from art_ext_attacks.ascent import TINY, Region, Rowwise, check_norm, image_shaped
 from art_ext_attacks.passes import look
@@ -289,10 +290,15 @@ class SquareSettings(AttackSettings):
     share: Annotated[Share, Field(gt=0, description="p: the share of the image's pixels in the first windows")] = 0.8
     rescale: Annotated[
         bool, Field(description="shrink the schedule of window sizes, made for 10,000 queries, with fewer")
+    objective: Annotated[
+        Literal["margin", "other_confidence"],
+        Field(description="what is raised; the confidence of a wrong class also after the answer is wrong"),
+    ] = "margin"
     ] = True
 
     def attack(self, ball: Norm, facts: Facts) -> Square:
-        return Square(ball, self.queries, cw, self.restarts, self.share, self.rescale, facts.clip)
+        objective = objective_named(self.objective)
+        return Square(ball, self.queries, objective, self.restarts, self.share, self.rescale, facts.clip)
 
 
 class SquareOptions(OfThreat, SquareSettings):
@@ -314,7 +320,8 @@ class SquareIngredient(OnBall, SquareSettings):
 
 def named(options: SquareOptions) -> str:
     times = f"x{options.restarts}" if options.restarts > 1 else ""
-    return f"square{times}"
+    word = "" if options.objective == "margin" else f"_{options.objective}"
+    return f"square{times}{word}"
 
 
 ENTRY = entry(

@@ -48,7 +48,7 @@ class PGDOptions(BallOptions):
 
 
 class NamedPGDOptions(PGDOptions):
-    objective: Literal["ce", "margin", "dlr", "kl_to_clean"] = "ce"
+    objective: Literal["ce", "margin", "dlr", "kl_to_clean", "other_confidence"] = "ce"
 
 
 def _pgd(options: PGDOptions, context: EvaluationContext, objective: Objective) -> PGD:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from art_ext.api import AttackEntry, Ingredient, hookimpl, lazily
-from art_ext_ccat.attacks import ATTACKS, Distal, PGDConfSettings, Strongest, distal_confidence, rejection
+from art_ext.api import AttackEntry, Distal, Ingredient, distal_confidence, hookimpl, lazily
+from art_ext_ccat.attacks import ATTACKS, PGDConfSettings, Strongest, rejection
 from art_ext_ccat.formulas import (
     bhattacharyya,
     calibrated_target,
@@ -16,7 +16,7 @@ from art_ext_ccat.formulas import (
 from art_ext_ccat.ingredient import CCAT, Bhattacharyya, Transition
 
 if TYPE_CHECKING:
-    from art_ext_ccat.art import CCATAttack, CCATDetector, CCATTrainer
+    from art_ext_ccat.art import CCATAttack, CCATDetector, CCATTrainer, DistalAttack
 
 __all__ = [
     "CCAT",
@@ -25,6 +25,7 @@ __all__ = [
     "CCATDetector",
     "CCATTrainer",
     "Distal",
+    "DistalAttack",
     "PGDConfSettings",
     "Strongest",
     "Transition",
@@ -37,7 +38,7 @@ __all__ = [
     "rejection",
 ]
 
-__getattr__ = lazily(__name__, art=("CCATAttack", "CCATDetector", "CCATTrainer"))
+__getattr__ = lazily(__name__, art=("CCATAttack", "CCATDetector", "CCATTrainer", "DistalAttack"))
 
 
 @hookimpl

@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from art_ext.api import Confidence, Ingredient, Plan, Positive, norm_named
+from art_ext.api import Confidence, Distal, Ingredient, Plan, Positive, norm_named
 from art_ext.border.art import MethodAttack, MethodTrainer
 from art_ext.border.art_detectors import ScoreDetector
-from art_ext_ccat.attacks import NormName, PGDConfSettings
+from art_ext_ccat.attacks import BacktrackingSettings, NormName, PGDConfSettings
 from art_ext_ccat.ingredient import CCAT
 
 
@@ -41,6 +41,32 @@ class CCATAttack(MethodAttack):
     """
 
     ingredient = PGDConf
+
+
+class DistalNoise(Ingredient, BacktrackingSettings):
+    """Noise that is made confident, as a value with options."""
+
+    name = "distal"
+    paper = CCAT.paper
+    trial: ClassVar[Mapping[str, object]] = {"steps": 3, "restarts": 2}
+
+    norm: NormName = "linf"
+    radius: Annotated[Positive, Field(description="of the ball around the noise; 0.03 and 0.3 in the code")] = 0.03
+
+    def apply(self, plan: Plan) -> Plan:
+        attack = Distal(self.strongest(norm_named(self.norm, self.radius), plan.facts.clip))
+        return plan.fill(self, attack=attack)
+
+
+class DistalAttack(MethodAttack, bounded=False):
+    """Distal inputs: uniform noise within the radius of which the confidence is raised, in whatever class.
+
+    `DistalAttack(classifier, radius=0.3, steps=200).generate(x)` gives as many images as x has, in its shape;
+    nothing of x is in them. The share that a detector keeps is its false positive rate.
+    """
+
+    ingredient = DistalNoise
+    takes_mask = False
 
 
 class CCATDetector(ScoreDetector):

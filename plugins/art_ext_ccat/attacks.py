@@ -1,4 +1,4 @@
-"""The attacks of someone who knows CCAT: PGD-Conf as an evaluation runs it, and distal inputs."""
+"""The attacks of someone who knows CCAT: PGD-Conf as an evaluation runs it, and the adversary who wants rejections."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from art_ext.api import (
     AttackEntry,
     BacktrackingPGD,
     Best,
-    ConfigError,
     Count,
     EvaluationContext,
     Forward,
@@ -28,18 +27,16 @@ from art_ext.api import (
     Positive,
     Score,
     ZeroStart,
+    log_confidence,
     norm_named,
     other_confidence,
 )
-from art_ext_ccat.formulas import class_probability, log_confidence
+from art_ext_ccat.formulas import class_probability
 from art_ext_ccat.starts import UniformNormStart
 
 NormName = Literal["linf", "l2", "l1"]
 BASE_LR: dict[str, float] = {"linf": 0.001, "l2": 0.001, "l1": 0.5}
 """First step sizes of the authors' test attacks on CIFAR-10."""
-
-distal_confidence = Objective("distal_confidence", lambda out, y: log_confidence(out.logits), targetable=False)
-"""The confidence in whatever class: what makes an input that shows nothing look like something."""
 
 rejection = Objective("rejection", lambda out, y: -log_confidence(out.logits), targetable=False)
 """The low confidence of the prediction: the adversary who wants good inputs to be rejected."""
@@ -70,8 +67,16 @@ class Strongest:
         return self.attacks[0].norm
 
     @property
+    def clip(self) -> tuple[float, float]:
+        return self.attacks[0].clip
+
+    @property
     def cost(self) -> int:
         return sum(attack.cost for attack in self.attacks)
+
+    def raising(self, objective: Objective) -> Strongest:
+        """All of them on one objective; of those that are alike then, one."""
+        return Strongest(tuple(dict.fromkeys(attack.raising(objective) for attack in self.attacks)), objective)
 
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
         best = Best(x)
@@ -89,36 +94,8 @@ class Strongest:
         return f"the strongest of {' and '.join(str(attack) for attack in self.attacks)}"
 
 
-@dataclass(frozen=True)
-class Distal:
-    """Uniform noise images with an attack on their confidence; of the images given, only the shape matters.
-
-    Raises:
-        ConfigError: for an attack without a finite box, which has no uniform noise.
-    """
-
-    attack: BacktrackingPGD
-    objective: Objective = distal_confidence
-    bn: Literal["eval"] = "eval"
-
-    def __post_init__(self) -> None:
-        low, high = self.attack.clip
-        if not high - low < float("inf"):
-            raise ConfigError("distal images are noise in the clip range; give the classifier finite clip_values")
-
-    def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
-        low, high = self.attack.clip
-        noise = low + (high - low) * keys.stream("distal").uniform(tuple(x.shape[1:])).to(x.dtype)
-        attack = replace(self.attack, objective=self.objective)
-        made = attack.craft(net, noise, self.objective.bind(net, noise, score.y), keys, mask)
-        return Adversarial(made.x, made.x - x)
-
-    def __str__(self) -> str:
-        return f"distal noise under {replace(self.attack, objective=self.objective)}"
-
-
-class PGDConfSettings(BaseModel):
-    """PGD-Conf at test time: random restarts and one start at the image; the authors' defaults."""
+class BacktrackingSettings(BaseModel):
+    """PGD with backtracking at test time: random restarts and one start at the image; the authors' defaults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -129,10 +106,9 @@ class PGDConfSettings(BaseModel):
     lr_factor: Annotated[Number, Field(gt=1, description="what a step that does not pay is divided by")] = 1.1
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
     restarts: Annotated[Count, Field(description="random ones, beside the start at the image itself")] = 10
-    every_class: Annotated[bool, Field(description="also from the image towards each wrong class in turn")] = False
 
-    def attack(self, ball: Norm, clip: tuple[float, float], n_classes: int) -> Strongest:
-        """The attack on a ball of images in a clip range."""
+    def strongest(self, ball: Norm, clip: tuple[float, float]) -> Strongest:
+        """The runs on a ball of images in a clip range, each on the confidence of the wrong classes."""
         random = BacktrackingPGD(
             ball,
             self.steps,
@@ -144,9 +120,21 @@ class PGDConfSettings(BaseModel):
             clip=clip,
             lr_factor=self.lr_factor,
         )
-        zero = replace(random, start=ZeroStart(), restarts=1)
-        aimed = [replace(zero, objective=towards(k)) for k in range(1, n_classes)] if self.every_class else []
-        return Strongest((random, zero, *aimed))
+        return Strongest((random, replace(random, start=ZeroStart(), restarts=1)))
+
+
+class PGDConfSettings(BacktrackingSettings):
+    """PGD-Conf at test time."""
+
+    every_class: Annotated[bool, Field(description="also from the image towards each wrong class in turn")] = False
+
+    def attack(self, ball: Norm, clip: tuple[float, float], n_classes: int) -> Strongest:
+        """The attack on a ball of images in a clip range."""
+        made = self.strongest(ball, clip)
+        if not self.every_class:
+            return made
+        aimed = (replace(made.attacks[-1], objective=towards(k)) for k in range(1, n_classes))
+        return Strongest((*made.attacks, *aimed))
 
 
 class PGDConfOptions(PGDConfSettings):

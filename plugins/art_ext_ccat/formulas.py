@@ -40,11 +40,6 @@ def bhattacharyya(logits: Tensor, target: Tensor) -> Tensor:
     return -2 * overlap.clamp(max=1).log()
 
 
-def log_confidence(logits: Tensor) -> Tensor:
-    """max_k log p_k, what a distal attack raises; (N, K) to (N,), at most 0."""
-    return F.log_softmax(logits, 1).amax(1)
-
-
 def class_probability(logits: Tensor, label: Tensor) -> Tensor:
     """p_label; (N, K), (N,) to (N,)."""
     return F.softmax(logits, 1).gather(1, label[:, None]).squeeze(1)

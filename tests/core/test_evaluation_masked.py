@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from evaluated import data, evaluation, trained
 from torch import nn
 
-from art_ext.api import Confidence, Facts, Ingredient, Paper, Plan
+from art_ext.api import Confidence, Facts, Ingredient, Keys, Outputs, Paper, Plan
 from art_ext.errors import ModelError
 from art_ext.evaluation.answers import Answers, looks_like_probabilities, understood
 from art_ext.evaluation.subject import Rows
+from art_ext.parts.detectors import threshold_at
 from art_ext_ccat import CCAT
 from art_ext_pc_lc import PCLC
 
@@ -158,18 +159,28 @@ def test_detectors_are_judged_against_evasion_and_denial(module):
     x, y = data(60, seed=9)
     record = evaluation(module, n=60, eps=0.2, ingredients=(CCAT(eps=0.06),), calibration=Rows(x, y)).run()
     assert {(item.aim, item.asked_tpr) for item in record.rejection} == {
-        ("evade", 0.99), ("evade", 0.95), ("deny", 0.99), ("deny", 0.95)
+        ("evade", 0.99), ("evade", 0.95), ("deny", 0.99), ("deny", 0.95), ("distal", 0.99), ("distal", 0.95)
     }
     for item in record.rejection:
         assert item.detector == Confidence.name
         assert item.forwards > 60
-        assert 0 <= item.robust_error <= 1
-        assert (item.denied is None) == (item.aim == "evade")
+        assert (item.robust_error is None) == (item.aim == "distal")
+        assert item.robust_error is None or 0 <= item.robust_error <= 1
+        assert (item.denied is None) == (item.aim != "deny")
     evaded = record.rejection[0]
     assert evaded.unthresholded >= evaded.robust_error
     assert evaded.auc is not None
     denied = next(item for item in record.rejection if item.aim == "deny")
     assert denied.denied > 0.5  # lowering the confidence of an undefended network is easy
+    noise = Keys(0, 0, torch.arange(60)).stream("distal").uniform((1, 6, 6))
+    tau = threshold_at(Confidence().score(Outputs(module(x)))[module(x).argmax(1) == y], 0.95)
+    unchanged = float((Confidence().score(Outputs(module(noise))) >= tau).double().mean())
+    for item in (item for item in record.rejection if item.aim == "distal"):
+        assert (item.n, item.n_eligible) == (60, 60)
+        assert item.fpr > unchanged + 0.2, "the noise was made to look normal"
+    loose, strict = (found.fpr for tpr in (0.99, 0.95) for found in record.rejection
+                     if found.aim == "distal" and found.asked_tpr == tpr)  # fmt: skip
+    assert loose >= strict
     silent = evaluation(module, n=20, ingredients=(CCAT(eps=0.06),)).run()
     assert silent.rejection == ()
     assert any("held-out images" in note for note in silent.notes)

@@ -20,6 +20,8 @@ from art_ext.parts.objectives import (
     largest_other,
     margin,
     objective_named,
+    other_confidence,
+    unending,
 )
 from art_ext.types import Outputs
 
@@ -138,6 +140,17 @@ def test_a_score_of_rows_is_the_rows_of_the_score():
     rows = torch.tensor([4, 1])
     assert torch.equal(score[rows].value(_net(moved[rows])), score.value(_net(moved))[rows])
     assert torch.equal(score[rows].wrong(_net(moved[rows])), score.wrong(_net(moved))[rows])
+
+
+def test_an_unending_objective_is_never_reached():
+    x, y = torch.rand(5, 1, 2, 2), torch.arange(5)
+    free, endless = (o.bind(_net, x, y) for o in (other_confidence, unending(other_confidence)))
+    out = _net(x)
+    assert torch.equal(endless.value(out), free.value(out))
+    assert free.wrong(out).any()
+    assert not endless.wrong(out).any()
+    assert not endless[torch.tensor([1, 3])].wrong(_net(x[[1, 3]])).any()
+    assert str(unending(other_confidence)) == "other_confidence"
 
 
 def test_objectives_have_names():

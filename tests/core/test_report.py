@@ -348,6 +348,8 @@ def record(trusted: bool = False, **changes) -> EvaluationRecord:
     )
     rates = (0.99, 0.625, 0.98, 0.01, 0.2, 0.3, 0.1, 0.4, 0.875, 0.8)
     rejection = RejectionResult("confidence", "PGD(c)", "evade", *rates, 33, 60)
+    of_noise = {"robust_error": None, "unthresholded": None, "fpr_of_successful": None, "auc_all_clean": None}
+    distal = dataclasses.replace(rejection, aim="distal", attack="noise(c)", fpr=0.433, **of_noise)
     model = ModelInfo("https://ann:secret@host/model", "sha256:abc", ("trades",), {"name": "demo"}, {"base": "1.2"})
     values = {
         "model": model,
@@ -361,7 +363,7 @@ def record(trusted: bool = False, **changes) -> EvaluationRecord:
         "verdict": Verdict(worst.accuracy, worst.low, worst.high, trusted, "half is left",
                            () if trusted else (f"gradients are zero {ODD}",)),
         "checks": checks,
-        "rejection": (rejection,),
+        "rejection": (rejection, distal),
         "curve": (CurvePoint(0.0, 0.97, 0.9, 0.99), CurvePoint(0.2, 0.5, 0.4, 0.6)),
         "baseline": Baseline(Estimate.of(59, 60), (attack("pgd", 3),), Estimate.of(2, 60)),
         "versions": {"torch": "2.10"},
@@ -442,6 +444,7 @@ def test_the_verdict_comes_first_with_its_reasons_and_its_cost(parsed):
     assert "3.3%" in words  # the undefended model's worst case
     assert "outside the threat" in words
     assert "0.875" in words
+    assert "noise(c) get noise kept 0.625 98.0% asked 99% – – 43.3% 0.875 (33) – " in words
 
 
 def test_a_trusted_number_is_said_to_be(material, tmp_path):

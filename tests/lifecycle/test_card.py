@@ -32,7 +32,8 @@ def test_it_says_what_a_reader_must_know(record: Record, rejecting: RejectionRes
         Check("eot", "", "not_run", "nothing is random"),
     )
     reasons = Verdict(0.5, 0.45, 0.55, False, "Do not trust the figures: gradients are masked.", ("masking",))
-    text = made(record(checks=checks, verdict=reasons, rejection=(rejecting,))).markdown()
+    noise = replace(rejecting, aim="distal", attack="noise", robust_error=None, unthresholded=None, fpr=0.25)
+    text = made(record(checks=checks, verdict=reasons, rejection=(rejecting, noise))).markdown()
     for words in (
         "# Robustness card: digits",
         "**Not trusted.** Do not trust the figures: gradients are masked.",
@@ -47,6 +48,7 @@ def test_it_says_what_a_reader_must_know(record: Record, rejecting: RejectionRes
         "transfer attacks are not installed.",
         "| square | black-box | linf 0.15, 40 steps | 50.0%",
         "confidence under pgd_confidence: keeps 99.0%",
+        "confidence under noise: keeps 99.0% of what is right; FPR 25.0%, of noise that was made to look normal",
         "digest 0123abcd",
         "weights sha256:aaaa",
         "Method: pgd_at + pc_lc.",

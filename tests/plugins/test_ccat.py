@@ -35,6 +35,7 @@ from art_ext.api import (
     for_evaluation,
     other_confidence,
     thresholded_worst_case,
+    unending,
 )
 from art_ext.data.batches import ArrayBatches
 from art_ext.engine.fit import Fit
@@ -43,7 +44,9 @@ from art_ext.engine.optim import one_cycle
 from art_ext.engine.run import Run, RunSettings
 from art_ext.evaluation.rejection import Rejection, keep_rate
 from art_ext.evaluation.suite import Evaluator, HeldOut, Threat, evading
-from art_ext.parts.detectors import Confidence, best_other_probability
+from art_ext.host.recipe import load_recipe
+from art_ext.parts.detectors import Confidence
+from art_ext.parts.objectives import best_other_probability
 from art_ext_baselines import PGDAT
 from art_ext_ccat import (
     CCAT,
@@ -514,7 +517,37 @@ def test_distal_images_and_the_adversary_who_wants_rejections():
     assert sure[1].mean() - 0.25 < 0.6 * (sure[0].mean() - 0.25), "most of the way to uniform"
     with pytest.raises(ConfigError, match="clip"):
         Distal(replace(base, clip=(-math.inf, math.inf)))
+    with pytest.raises(ConfigError, match="leave the mask out"):
+        craft(distal, module, x, y, mask=torch.ones(1, 1, 4, 4))
     assert distal.objective is distal_confidence
+
+
+def test_distal_images_take_the_attack_of_several_starts_and_keep_the_surest():
+    module, (x, y) = network().eval(), images(30)
+    several = PGDConfSettings(steps=8, base_lr=0.1, restarts=2, every_class=True).attack(Linf(0.3), (0.0, 1.0), 4)
+    assert len(several.attacks) == 5
+    distal = Distal(several)
+    random, zero = several.raising(distal_confidence).attacks  # of the runs towards each class one is left
+    made, _ = craft(distal, module, x, y)
+    noise = Keys(3, 0, torch.arange(30)).stream("distal").uniform((1, 4, 4)).double()
+    sure = []
+    for number, part in enumerate((random, zero)):
+        score = unending(distal_confidence).bind(lambda b: Outputs(module(b)), noise, y)
+        keys = Keys(3, 0, torch.arange(30)).stream("attack", number)
+        found = part.craft(lambda b: Outputs(module(b)), noise, score, keys).x
+        sure.append(F.softmax(module(found), 1).amax(1))
+    torch.testing.assert_close(F.softmax(module(made.x), 1).amax(1), torch.stack(sure).amax(0))
+    assert "distal noise under the strongest of" in str(distal)
+
+
+def test_noise_has_no_true_class_that_an_attack_could_be_content_with():
+    """An attack that stops with the first wrong answer has nothing to stop at, whatever the labels say."""
+    module, (x, y) = network().eval(), images(30)
+    attack = PGD(Linf(0.3), 20, 0.05, start=ZeroStart(), keep="best", stop_when_wrong=True)
+    one, other = (craft(Distal(attack), module, x, labels)[0].x for labels in (y, (y + 1) % 4))
+    assert torch.equal(one, other)
+    noise = Keys(3, 0, torch.arange(30)).stream("distal").uniform((1, 4, 4)).double()
+    assert (F.softmax(module(one), 1).amax(1) > F.softmax(module(noise), 1).amax(1)).all()
 
 
 # The ingredient ------------------------------------------------------------------------------------------------
@@ -651,6 +684,25 @@ def test_the_evaluation_s_attack_takes_the_threat_of_the_recipe():
     assert own.attacks[0].step_size == 0.5
     assert len(own.attacks) == 5
     assert [entry.name for entry in ATTACKS] == ["pgd_conf"]
+
+
+def test_recipes_know_apgd_square_and_pgd_on_the_confidence_of_wrong_classes():
+    """They go on after the answer is wrong, as PGD-Conf does, and end surer than those that stop."""
+    asked = "[{apgd: {objective: OBJ, steps: 20}}, {square: {objective: OBJ, queries: 200}}, {pgd: {objective: OBJ}}]"
+    module, (x, y) = network(dtype=torch.float32).eval(), images(16, torch.float32)
+    sure = {}
+    for objective in ("other_confidence", "margin"):
+        recipe = load_recipe("digits/ccat", [f"evaluate={asked.replace('OBJ', objective)}"])
+        context = EvaluationContext(Plan.of([CCAT()], FACTS), "linf", 0.3, (0.0, 1.0))
+        for entry, options in recipe.attacks():
+            ((name, attack),) = entry.build(options, context)
+            assert name.endswith("_other_confidence") == (objective == "other_confidence")
+            made, _ = craft(attack, module, x, y)
+            assert float(made.delta.abs().max()) <= 0.3 + 1e-6
+            sure[entry.name, objective] = best_other_probability(module(made.x), y)
+            assert bool((module(made.x).argmax(1) != y).any())
+    for name in ("apgd", "square", "pgd"):
+        assert sure[name, "other_confidence"].mean() > sure[name, "margin"].mean() + 0.02
 
 
 def test_epochs_are_judged_by_what_is_right_among_the_kept():
@@ -795,6 +847,23 @@ def test_the_trainer_the_attack_and_the_detector_of_art(classifier):
     assert rejected.dtype == bool
     assert rejected.shape == (64,)
     np.testing.assert_array_equal(rejected, report["scores"] < report["threshold"])
+
+
+def test_distal_images_of_art(classifier):
+    from art_ext_ccat import DistalAttack
+
+    x, _ = arrays(20)
+    attack = DistalAttack(classifier, radius=0.2, base_lr=0.1, steps=10, restarts=1)
+    made = attack.generate(x)
+    noise = Keys(0, 0, torch.arange(20)).stream("distal").uniform((1, 4, 4)).numpy()
+    assert np.abs(made - noise).max() <= 0.2 + 1e-6
+    np.testing.assert_array_equal(made, attack.generate(np.zeros_like(x)))
+    sure = [F.softmax(torch.tensor(classifier.predict(points)), 1).amax(1) for points in (noise, made)]
+    assert bool((sure[1] >= sure[0] - 1e-6).all())
+    assert sure[1].mean() > sure[0].mean() + 0.02
+    with pytest.raises(ConfigError, match="unknown option of DistalAttack 'eps'"):
+        DistalAttack(classifier, eps=0.2)
+    assert "every_class" not in attack.attack_params
 
 
 def test_the_attack_s_options_are_the_test_time_attack_s(classifier):
