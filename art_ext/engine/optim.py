@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,10 +45,30 @@ def constant() -> Schedule:
     return lambda epoch, epochs: 1.0
 
 
-def steps(milestones: Iterable[float], factor: float = 0.1) -> Schedule:
-    """The rate is multiplied by `factor` at each milestone, given in epochs."""
-    borders = sorted(milestones)
-    return lambda epoch, epochs: factor ** sum(epoch >= border for border in borders)
+def steps(milestones: Iterable[float], factor: float = 0.1, factors: Sequence[float] = ()) -> Schedule:
+    """The rate is multiplied by `factor` at each milestone, given in epochs; or by that one of `factors`.
+
+    Raises:
+        ConfigError: for another number of factors than of milestones.
+    """
+    borders = list(milestones)
+    if not factors:
+        return lambda epoch, epochs: factor ** sum(epoch >= border for border in borders)
+    if len(factors) != len(borders):
+        raise ConfigError(f"steps: {len(borders)} milestones take as many factors, got {len(factors)}")
+    drops = list(zip(borders, factors, strict=True))
+    return lambda epoch, epochs: math.prod(drop for border, drop in drops if epoch >= border)
+
+
+def exponential(factor: float = 0.95, every: float = 1.0) -> Schedule:
+    """The rate is multiplied by `factor` each time that `every` epochs are over.
+
+    Raises:
+        ConfigError: unless `every` is above 0.
+    """
+    if every <= 0:
+        raise ConfigError(f"exponential: every is a number of epochs above 0, got {every:g}")
+    return lambda epoch, epochs: factor ** math.floor(epoch / every + 1e-9)  # 0.3 / 0.1 is less than 3
 
 
 def cosine(warmup: float = 0.0, final: float = 0.0) -> Schedule:
@@ -78,6 +98,7 @@ def one_cycle(peak_at: float = 0.3, start: float = 0.04, final: float = 4e-6) ->
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "constant": constant,
     "steps": steps,
+    "exponential": exponential,
     "cosine": cosine,
     "one_cycle": one_cycle,
 }

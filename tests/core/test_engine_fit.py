@@ -15,7 +15,17 @@ from art_ext.engine.checkpoint import Shelf
 from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net, in_channels_last
 from art_ext.engine.observe import Observer
-from art_ext.engine.optim import begin_late, cosine, follow_surgery, make_optimizer, one_cycle, remember_rates, steps
+from art_ext.engine.optim import (
+    begin_late,
+    cosine,
+    exponential,
+    follow_surgery,
+    make_optimizer,
+    make_schedule,
+    one_cycle,
+    remember_rates,
+    steps,
+)
 from art_ext.engine.run import Run, RunSettings
 from art_ext.errors import ConfigError, NonFiniteError
 from art_ext.parts.noise import Keys
@@ -529,6 +539,15 @@ def test_processes_that_did_not_start_are_an_error(monkeypatch):
 def test_schedules_by_hand():
     at = steps([2, 4], 0.1)
     assert [at(e, 6) for e in (0, 1.9, 2, 3.5, 4, 6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    uneven = steps([60, 90, 110], factors=[0.1, 0.1, 0.5])  # FAT's, to 0.005 of the rate
+    assert [uneven(e, 120) for e in (59, 60, 90, 110)] == pytest.approx([1, 0.1, 0.01, 0.005])
+    falling = make_schedule("exponential", {"factor": 0.95})
+    assert [falling(e, 9) for e in (0, 0.99, 1, 7.5)] == pytest.approx([1, 1, 0.95, 0.95**7])
+    assert exponential(0.5, every=0.1)(0.3, 1) == pytest.approx(0.125)
+    with pytest.raises(ConfigError, match="3 milestones take as many factors, got 2"):
+        steps([1, 2, 3], factors=[0.1, 0.1])
+    with pytest.raises(ConfigError, match="every is a number of epochs above 0"):
+        exponential(every=0)
     curve = cosine(warmup=2)
     assert curve(0, 10) == pytest.approx(0.0005)
     assert curve(1, 10) == pytest.approx(0.5, abs=1e-3)

@@ -325,6 +325,8 @@ MALFORMED = [
     ("{steps: [1, 2], factor: 0.1}", "one_cycel", "r.yaml:13: train.schedule: unknown schedule 'one_cycel'; did you"),
     ("{steps: [1, 2], factor: 0.1}", "steps", "r.yaml:13: train.schedule: steps needs milestones"),
     ("{steps: [1, 2], factor: 0.1}", "{steps: 3}", "r.yaml:13: train.schedule: the options of steps are written"),
+    ("factor: 0.1", "factors: [0.1]", "r.yaml:13: train.schedule: steps: 2 milestones take as many factors, got 1"),
+    ("factor: 0.1", "factors: 0.1", "r.yaml:13: train.schedule: steps.factors is a list of numbers, not 0.1"),
     ("factor: 0.1", "factor: -1", "r.yaml:13: train.schedule: steps makes the learning rate"),
     ("[poke, poke", "[pok, poke", "r.yaml:14: unknown attack 'pok'; did you mean poke?"),
     ("{steps: 40}", "{steps: 0}", "r.yaml:14: evaluate.poke.steps: input should be greater than or equal to 1"),
