@@ -9,6 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+
+from art_ext.evaluation.examples import read_examples
+from art_ext.evaluation.record import read_evaluation
 
 sys.path.append(str(Path(__file__).parents[1] / "resume"))
 import endings
@@ -115,3 +119,21 @@ def test_when_one_is_killed_the_other_ends_soon_and_both_go_on(victim, whole, tm
 def test_slurm_starts_it_as_well(whole, tmp_path):
     finish(arguments(tmp_path), tmp_path, launcher=under_slurm)
     assert endings.same(endings.outcome(tmp_path / "run"), whole[0])
+
+
+@pytest.mark.slow
+def test_both_take_part_in_the_suite_and_find_what_one_finds(tmp_path):
+    finish(arguments(tmp_path, suite="quick", train__baseline="none"), tmp_path)
+    run = tmp_path / "run"
+    shared = run / "evaluation" / "hardened"
+    assert {file.stem.rpartition(".")[2] for file in (shared / "partial").glob("*")} == {"0", "1"}
+    (tmp_path / "one").mkdir()
+    words = ["evaluate", str(run), "--suite", "quick", "--output", str(tmp_path / "alone")]
+    assert endings.start(words, tmp_path / "one").join() is None
+    one, two = (read_evaluation(place) for place in (tmp_path / "alone", shared))
+    assert [(item.name, item.accuracy, item.attacked) for item in two.attacks] == [
+        (item.name, item.accuracy, item.attacked) for item in one.attacks
+    ]
+    assert two.worst_case == one.worst_case
+    mine, theirs = read_examples(tmp_path / "alone"), read_examples(shared)
+    assert torch.equal(mine.right, theirs.right)
