@@ -26,6 +26,7 @@ from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Tick
 from art_ext.evaluation.verdict import two_lines
 from art_ext.host.evaluation_text import Progress, lines_of
+from art_ext.host.evaluations import Asked, place_for
 from art_ext.host.folders import STATE, default_folder
 from art_ext.host.job import find_threat
 from art_ext.host.manager import Catalogue, default_manager
@@ -131,7 +132,7 @@ def find(request: Request) -> Found:
         trained_on,
         threat,
         _baseline(request, catalogue, opened, given),
-        request.output or _folder(request.model),
+        request.output or _folder(request, recipe, opened.plan(catalogue), data, trained_on, threat),
         notes,
     )
 
@@ -359,13 +360,34 @@ def _limited(split: Split, limit: int | None) -> tuple[Split, str]:
     return split.at(torch.tensor(rows)), f"test split (first {limit}, classes in turn)"
 
 
-def _folder(model: str) -> Path:
-    """Where an evaluation goes: into the run folder it is of, else into a new one."""
-    role = role_of(model)
+def _folder(
+    request: Request, recipe: Recipe | None, plan: Plan, data: Data, trained_on: Data | None, threat: Threat
+) -> Path:
+    """Where an evaluation goes: into the run folder it is of, beside the run's own where it asks for something else;
+    without a run into a new one.
+    """
+    role = role_of(request.model)
     if role is not None and (role.parent / STATE).is_file():
-        return role.parent / "evaluation" / role.name
-    name = Path(model).expanduser().name or model
+        test, picked = _limited(data.test, request.limit)
+        end = request.until or ("" if request.minutes is None else f"{request.minutes:g} minutes")
+        about = (data.name, data.source, picked)
+        asked = Asked(threat.norm, threat.eps, request.suite, len(test), *about, request.seed, end)
+        return place_for(role, asked, _usual(asked, recipe, plan, trained_on))
+    name = Path(request.model).expanduser().name or request.model
     return default_folder("evaluate-" + re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_"))
+
+
+def _usual(asked: Asked, recipe: Recipe | None, plan: Plan, data: Data | None) -> Asked:
+    """What the evaluation of a run asks for after its recipe; one without a suite leaves that to the first."""
+    if recipe is None or data is None:
+        return asked
+    try:
+        threat = find_threat(recipe, plan)
+    except ConfigError:
+        threat = Threat(asked.norm, asked.eps)
+    suite = asked.suite if recipe.suite == "none" else recipe.suite
+    about = (data.name, data.source, "test split")
+    return Asked(threat.norm, threat.eps, suite, len(data.test), *about, asked.seed)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@
         uploaded.json              how much of it MLflow has
         architecture.json, ...     what opens the weights again
     RUN_DIR/evaluation/ROLE/       evaluation.json, examples.parquet, report.html
+    RUN_DIR/evaluation/ROLE-.../   the same for another threat, suite or set of images (`evaluations`)
 """
 
 from __future__ import annotations

@@ -17,11 +17,12 @@ from art_ext.evaluation.examples import Examples, read_examples
 from art_ext.evaluation.record import EXAMPLES, FILE, EvaluationRecord, read_evaluation
 from art_ext.host.document import read
 from art_ext.host.evaluating import Echo, Request, evaluate
+from art_ext.host.evaluations import best, evaluations_of_run
 from art_ext.host.folders import default_folder
 from art_ext.host.manager import Catalogue
 from art_ext.host.models import open_model
 from art_ext.lifecycle.gate import Decision, decide
-from art_ext.lifecycle.policy import Champion, Pairs, Policy, policy_from
+from art_ext.lifecycle.policy import Champion, Pairs, Policy, is_evidence, policy_from
 from art_ext.lifecycle.roles import ROLES
 from art_ext.secrets import masked
 
@@ -116,9 +117,9 @@ def _evaluated(
     echo: Echo,
 ) -> Evaluated:
     opened = open_model(model, catalogue=catalogue, tracking_uri=tracking.uri, trust=trust)
-    place = nullcontext(evaluation) if evaluation is not None else _found(model, opened.digest, tracking)
+    place = nullcontext(evaluation) if evaluation is not None else _found(model, opened.digest, policy, tracking)
     with place as found:
-        folder = found or _evaluate(model, policy, tracking, trust, echo)
+        folder = found or _evaluate(model, opened.digest, policy, tracking, trust, echo)
         record = read_evaluation(folder)
         examples = folder / EXAMPLES if folder.is_dir() else folder.parent / EXAMPLES
         return Evaluated(
@@ -127,10 +128,13 @@ def _evaluated(
 
 
 @contextmanager
-def _found(model: str, digest: str, tracking: Tracking) -> Iterator[Path | None]:
-    """The folder with a model's evaluation: beside its weights, in the run that made it, in the latest run about it."""
+def _found(model: str, digest: str, policy: Policy, tracking: Tracking) -> Iterator[Path | None]:
+    """The folder with a model's evaluation: beside its weights, in the run that made it, in the latest runs about it.
+
+    Of several the first that the policy counts as evidence, else the first.
+    """
     if Path(model).is_dir():
-        yield _beside(Path(model))
+        yield best(evaluations_of_run(Path(model)), policy, digest)
         return
     runs = []
     if model.startswith("runs:/"):
@@ -139,22 +143,21 @@ def _found(model: str, digest: str, tracking: Tracking) -> Iterator[Path | None]
         version = find_version(tracking.uri, model)
         runs = [version.run_id] if version is not None and version.run_id else []
     runs += [run.run_id for run in evaluations_of(tracking.uri, digest)] if "://" in model or ":/" in model else []
+    about = []
     for run in runs:
         with artifact(tracking.uri, run, FOLDER) as folder:
-            if folder is not None and (folder / FILE).is_file() and read_evaluation(folder).model.digest == digest:
+            if folder is None or not (folder / FILE).is_file():
+                continue
+            record = read_evaluation(folder)
+            if is_evidence(policy, record, digest):
                 yield folder
                 return
-    yield None
+            about += [run] if record.model.digest == digest else []
+    with artifact(tracking.uri, about[0], FOLDER) if about else nullcontext() as folder:
+        yield folder
 
 
-def _beside(run: Path) -> Path | None:
-    """The evaluation in a run folder, or that of one of its roles."""
-    places = [run / FOLDER / role for role in ROLES]
-    places += [run.parent / FOLDER / run.name, run / FOLDER, run]
-    return next((place for place in places if (place / FILE).is_file()), None)
-
-
-def _evaluate(model: str, policy: Policy, tracking: Tracking, trust: bool, echo: Echo) -> Path:
+def _evaluate(model: str, digest: str, policy: Policy, tracking: Tracking, trust: bool, echo: Echo) -> Path:
     """Evaluates a model as a policy asks; a run folder keeps its evaluation, others get a folder of their own."""
     echo(f"{masked(model)} has no evaluation of its present weights; it is evaluated now")
     output = None if Path(model).is_dir() else default_folder("gate")
@@ -168,7 +171,7 @@ def _evaluate(model: str, policy: Policy, tracking: Tracking, trust: bool, echo:
         trust=trust,
     )
     evaluate(asked, echo)
-    folder = output or _beside(Path(model))
+    folder = output or best(evaluations_of_run(Path(model)), policy, digest)
     if folder is None:
         raise DataError(f"the evaluation of {masked(model)} cannot be found; name it with --evaluation")
     return folder

@@ -21,9 +21,11 @@ from art_ext.evaluation.record import EXAMPLES, FILE, EvaluationRecord, read_eva
 from art_ext.files import write_atomically
 from art_ext.lifecycle.card import Card, Origin, plugin_facts
 
-__all__ = ["CARD", "Family", "publish", "publish_version", "track_called"]
+__all__ = ["CARD", "Family", "publish", "publish_beside", "publish_version", "track_called"]
 
 CARD, CARD_DATA, REPORT = "card.md", "card.json", "report.html"
+ASKED = "art_ext.evaluation"
+"""The tag of a registered version with what its card's evaluation asked for."""
 _NOT_YET = "# Robustness card: {name}\n\n**Not evaluated yet.** Run `art-ext evaluate` on it.\n"
 
 
@@ -113,19 +115,7 @@ def publish(
         return None
     if opening.registration is not None:
         register = opening.registration.name
-    name = register or opening.name
-    commit, command = (opening.tags.get(key, "") for key in ("mlflow.source.git.commit", "art_ext.command"))
-    card, files = _write_card(record, place, name, command, commit)
-    track_evaluation(
-        record,
-        files,
-        tracking,
-        place,
-        name=f"{opening.name} evaluation",
-        experiment=position.experiment,
-        parent=None if opening.parent is None else of / opening.parent,
-        model_of=of,
-    )
+    card, files = _track(record, place, of, tracking, opening, position, name=register or opening.name, model_of=of)
     attach_evaluation(trained, files)
     if register is not None:
         trained.register(_registration(register, card))
@@ -133,8 +123,49 @@ def publish(
     return card
 
 
-def publish_version(record: EvaluationRecord, place: Path, address: str, tracking: Tracking) -> Card:
-    """The same for a registered model whose run is not in a folder here.
+def publish_beside(record: EvaluationRecord, place: Path, of: Path, tracking: Tracking) -> None:
+    """Tracks an evaluation of a run's network that asks for something else than the run's own.
+
+    It is a run of its own, a child of the same parent, with its own files; the network's run, logged
+    model and card keep theirs.
+    """
+    opening, position = Opening.load(of), Position.load(of)
+    if opening is not None and position is not None:
+        name = opening.name if opening.registration is None else opening.registration.name
+        _track(record, place, of, tracking, opening, position, name=name, model_of=None)
+
+
+def _track(
+    record: EvaluationRecord,
+    place: Path,
+    of: Path,
+    tracking: Tracking,
+    opening: Opening,
+    position: Position,
+    *,
+    name: str,
+    model_of: Path | None,
+) -> tuple[Card, dict[str, Path]]:
+    """The card of an evaluation and its run beside the one in `of`; `name` is the card's."""
+    commit, command = (opening.tags.get(key, "") for key in ("mlflow.source.git.commit", "art_ext.command"))
+    card, files = _write_card(record, place, name, command, commit)
+    track_evaluation(
+        record,
+        files,
+        tracking,
+        place,
+        name=f"{opening.name} evaluation" + ("" if model_of is not None else f" {record.threat} {record.suite}"),
+        experiment=position.experiment,
+        parent=None if opening.parent is None else of / opening.parent,
+        model_of=model_of,
+    )
+    return card, files
+
+
+def publish_version(record: EvaluationRecord, place: Path, address: str, tracking: Tracking) -> bool:
+    """Tracks an evaluation of a registered model whose run is not in a folder here; whether it became its card.
+
+    A card is replaced by an evaluation that asks for the same alone: the same threat, suite and images.
 
     Raises:
         ModelError: where the registry cannot be asked.
@@ -146,10 +177,11 @@ def publish_version(record: EvaluationRecord, place: Path, address: str, trackin
     commit, command = (tags.get(key, "") for key in ("mlflow.source.git.commit", "art_ext.command"))
     card, files = _write_card(record, place, name, command, commit)
     track_evaluation(record, files, tracking, place, name=f"{address} evaluation")
-    if version is not None:
-        wanted = _registration(name, card)
-        describe_version(tracking.uri, version, wanted.description, wanted.tags)
-    return card
+    wanted = _registration(name, card)
+    if version is None or (version.tags or {}).get(ASKED, wanted.tags[ASKED]) != wanted.tags[ASKED]:
+        return False
+    describe_version(tracking.uri, version, wanted.description, wanted.tags)
+    return True
 
 
 def track_called(record: EvaluationRecord, place: Path) -> None:
@@ -180,6 +212,7 @@ def _registration(name: str, card: Card) -> Registration:
     tags = {
         "art_ext.digest": found.model.digest,
         "art_ext.threat": str(found.threat),
+        ASKED: f"{found.threat}, {found.suite}, {found.data.n} images, {found.data.digest}",
         "art_ext.clean": str(found.clean),
         "art_ext.worst_case": str(found.worst_case),
         "art_ext.trusted": str(found.verdict.trusted).lower(),

@@ -21,7 +21,7 @@ from art_ext.evaluation.record import Estimate, EvaluationRecord
 from art_ext.evaluation.statistics import mcnemar
 from art_ext.evaluation.suites import SUITES
 
-__all__ = ["Champion", "Pairs", "Policy", "Requirement", "judge", "policy_from"]
+__all__ = ["Champion", "Pairs", "Policy", "Requirement", "is_evidence", "judge", "policy_from"]
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -167,8 +167,7 @@ def judge(
         digest: of the model's weights now; None where there are no weights to hold against.
         champion: without one, the distances to it do not apply.
     """
-    found = [_same_model(record, digest), _same_threat(policy, record), _complete(record), _suite(policy, record)]
-    found.append(_images(policy, record))
+    found = _evidence(policy, record, digest)
     if policy.no_failed_check:
         found.append(_trust(record))
     for name, limits, mine in (
@@ -182,6 +181,16 @@ def judge(
     if policy.fpr is not None:
         found.append(_fpr(policy.fpr, record))
     return found
+
+
+def is_evidence(policy: Policy, record: EvaluationRecord, digest: str | None) -> bool:
+    """Whether an evaluation is what a policy asks for: of this model, its threat, suite and images, to the end."""
+    return all(requirement.status != "fail" for requirement in _evidence(policy, record, digest))
+
+
+def _evidence(policy: Policy, record: EvaluationRecord, digest: str | None) -> list[Requirement]:
+    found = [_same_model(record, digest), _same_threat(policy, record), _complete(record), _suite(policy, record)]
+    return [*found, _images(policy, record)]
 
 
 def _asked(name: str, holds: bool, sentence: str) -> Requirement:

@@ -14,16 +14,20 @@ import pytest
 import torch
 
 from art_ext.border.mlflow import MLflowTracker, Tracking
+from art_ext.border.mlflow_runs import artifact
 from art_ext.border.timm import architecture, build_model
 from art_ext.border.weights import digest_of_weights
 from art_ext.engine import checkpoint
 from art_ext.engine.observe import EpochReport, RunInfo
 from art_ext.errors import Stopped
 from art_ext.evaluation.examples import Examples
-from art_ext.evaluation.record import Estimate, EvaluationRecord, ModelInfo
+from art_ext.evaluation.record import Estimate, EvaluationRecord, ModelInfo, read_evaluation
+from art_ext.evaluation.threat import Threat
 from art_ext.host.cli import main
+from art_ext.host.evaluations import Asked, place_for
+from art_ext.host.publishing import publish_evaluation
 from art_ext.lifecycle import compare
-from art_ext.lifecycle.family import Family
+from art_ext.lifecycle.family import Family, publish_version
 from art_ext.lifecycle.sync import sync
 
 Record = Callable[..., EvaluationRecord]
@@ -137,6 +141,86 @@ def test_from_the_first_champion_to_the_next(
     caught = capsys.readouterr()
     assert "has no evaluation of its present weights; it is evaluated now" in caught.out
     assert "nothing says what to evaluate" in caught.err  # the test's network comes without a recipe
+
+
+def test_an_evaluation_that_asks_for_something_else_stands_beside_the_run_s_own(
+    store: Tracking, record: Record, tmp_path: Path, policy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another threat gets files and a run of its own; the network's run, card and gate keep what they had."""
+    folder = tmp_path / "run"
+    hardened(store, record, folder, seed=1, robust=16)
+    own = read_evaluation(folder / "evaluation" / "hardened")
+    known = client(store)
+    (before,) = known.search_model_versions("name = 'digits'")
+    other = record(35, 30, N, model=own.model, threat=Threat("l2", 0.5), suite="quick")
+    place = place_for(folder / "hardened", Asked.of(other), Asked.of(own))
+    assert place == folder / "evaluation" / "hardened-l2-0.5-quick-40"
+    other.write(place)
+    examples(35, 30).write(place)
+    assert publish_evaluation(str(folder), other, place, store.uri) is not None
+
+    runs = known.search_runs([known.get_experiment_by_name("digits").experiment_id])
+    evaluations = [run for run in runs if run.data.tags["art_ext.role"] == "evaluation"]
+    assert {run.data.params["norm"] for run in evaluations} == {"linf", "l2"}
+    assert len({run.data.tags["mlflow.parentRunId"] for run in evaluations}) == 1
+    (trained,) = [run for run in runs if run.data.tags["art_ext.role"] == "hardened"]
+    with artifact(store.uri, trained.info.run_id, "evaluation") as kept:
+        assert kept is not None
+        assert read_evaluation(kept) == own
+    (theirs,) = [run for run in evaluations if run.data.params["norm"] == "l2"]
+    with artifact(store.uri, theirs.info.run_id, "evaluation") as kept:
+        assert kept is not None
+        assert read_evaluation(kept) == other
+    model = known.get_logged_model(trained.outputs.model_outputs[0].model_id)
+    assert {m.key: m.value for m in model.metrics}["evaluate/worst_case/accuracy"] == 0.4
+    (after,) = known.search_model_versions("name = 'digits'")
+    assert (after.description, after.tags) == (before.description, before.tags)
+
+    # each policy finds the evaluation that it asks for, wherever the model is named from
+    l2 = tmp_path / "l2.yaml"
+    l2.write_text("threat: {norm: l2, eps: 0.5}\nsuite: quick\nrobust_accuracy: {at_least: 0.6}\n")
+    l1 = tmp_path / "l1.yaml"
+    l1.write_text("threat: {norm: l1, eps: 0.5}\nsuite: quick\n")
+    for model in (str(folder), str(folder / "hardened"), "models:/digits@challenger"):
+        where = ["--tracking-uri", store.uri]
+        assert art_ext("gate", model, "--policy", policy, *where) == 0, model
+        assert art_ext("gate", model, "--policy", str(l2), *where) == 1, model
+        assert "the lower end of 75.0%" in capsys.readouterr().out
+        assert art_ext("gate", model, "--policy", str(l1), *where) == 1, model
+        assert "evaluated against linf 0.15" in capsys.readouterr().out
+
+    # from the registry, another threat leaves the card alone, and the same one renews it
+    assert not publish_version(other, place, "models:/digits@challenger", store)
+    assert client(store).search_model_versions("name = 'digits'")[0].description == before.description
+    assert publish_version(replace(own, notes=("once more",)), tmp_path, "models:/digits@challenger", store)
+    assert "once more" in client(store).search_model_versions("name = 'digits'")[0].description
+
+
+def test_the_run_s_own_evaluation_keeps_its_folder(record: Record, tmp_path: Path) -> None:
+    role, own = tmp_path / "hardened", record(340, n=360)
+    usual = Asked.of(own)
+    assert place_for(role, usual, usual) == tmp_path / "evaluation" / "hardened"
+    for changes, name in (
+        ({"eps": 0.1}, "linf-0.1-standard-360"),
+        ({"suite": "quick"}, "linf-0.15-quick-360"),
+        ({"n": 20, "split": "test split (first 20, classes in turn)"}, "linf-0.15-standard-20"),
+        ({"data": "other digits"}, "linf-0.15-standard-360-other_digits"),
+        ({"seed": 3}, "linf-0.15-standard-360-seed3"),
+        ({"end": "robust>=0.4"}, "linf-0.15-standard-360-robust_0.4"),
+    ):
+        for known in (False, True):  # the recipe says what is the run's own, until it is there
+            if known:
+                own.write(tmp_path / "evaluation" / "hardened")
+            found = place_for(role, replace(usual, **changes), usual)
+            assert found == tmp_path / "evaluation" / f"hardened-{name}"
+        shutil.rmtree(tmp_path / "evaluation")
+    # what a run has is its own, whatever its recipe says; one that was cut short is gone on with
+    own.write(tmp_path / "evaluation" / "hardened")
+    assert place_for(role, usual, replace(usual, suite="full")).name == "hardened"
+    replace(own, complete=False).write(tmp_path / "evaluation" / "hardened")
+    assert place_for(role, replace(usual, end="5 minutes"), usual).name == "hardened"
+    (tmp_path / "evaluation" / "hardened" / "evaluation.json").write_text("{")
+    assert place_for(role, usual, usual).name == "hardened"
 
 
 def test_mistakes_of_a_gates_call_are_one_line_and_exit_2(
