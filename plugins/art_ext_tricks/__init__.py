@@ -10,7 +10,7 @@ from art_ext_tricks.averages import EMA, SWA
 from art_ext_tricks.bag import Bag
 from art_ext_tricks.crafting import EarlyStopSteps, EpsWarmUp, EvalBN, TrainBN
 from art_ext_tricks.formulas import centralised, ema_decay, scaled_rate, smooth_labels
-from art_ext_tricks.optimizers import Centralise, OptimizerChoice, SpareVectors, WeightDecay, has_decay
+from art_ext_tricks.optimizers import Centralise, OptimizerChoice, Spare, WeightDecay, has_decay
 from art_ext_tricks.pace import LRWarmUp, ScaleLR
 from art_ext_tricks.targets import Smooth, SmoothLabels
 
@@ -34,7 +34,7 @@ __all__ = [
     "ScaleLR",
     "Smooth",
     "SmoothLabels",
-    "SpareVectors",
+    "Spare",
     "SwapActivation",
     "TrainBN",
     "WeightDecay",

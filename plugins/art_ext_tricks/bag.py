@@ -12,7 +12,7 @@ from art_ext.api import PGD, ConfigError, Count, Ingredient, Linf, Madry, NonNeg
 from art_ext_tricks.activations import Name, swapped
 from art_ext_tricks.crafting import Mode, craft_in
 from art_ext_tricks.formulas import PAPER
-from art_ext_tricks.optimizers import spare_vectors
+from art_ext_tricks.optimizers import Decayed, decay_on
 from art_ext_tricks.targets import smoothed
 
 
@@ -37,7 +37,7 @@ class Bag(Ingredient):
     steps: Count = 10
     step_size: Annotated[Positive | None, Field(description="2/255 in the paper; eps / 4 when left out")] = None
     weight_decay: NonNegative = 5e-4
-    norms: Annotated[bool, Field(description="weight decay on norms and biases too")] = True
+    decay_on: Annotated[Decayed, Field(description="what decays, as the option `on` of weight_decay")] = "all"
     bn: Annotated[Mode, Field(description="mode of normalisation layers while crafting")] = "eval"
     smoothing: Annotated[Number, Field(ge=0, lt=1, description="of labels; 0.1 to 0.2 in PGD-AT, none in TRADES")] = 0.0
     activation: Annotated[Literal["as it is"] | Name, Field(description="instead of the network's own")] = "as it is"
@@ -53,8 +53,7 @@ class Bag(Ingredient):
             batch_size=128,
             schedule={"steps": {"milestones": [100.0, 105.0], "factor": 0.1}},
         )
-        if not self.norms:
-            plan = spare_vectors(plan, self)
+        plan = decay_on(plan, self, self.decay_on)
         if self.smoothing:
             plan = smoothed(plan, self, self.smoothing)
         return plan if self.activation == "as it is" else swapped(plan, self, self.activation, None)

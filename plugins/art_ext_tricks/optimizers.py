@@ -11,32 +11,41 @@ from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
-from art_ext.api import Ingredient, NonNegative, Plan, Positive
+from art_ext.api import Ingredient, NonNegative, Plan, Positive, Problem
 from art_ext_tricks.formulas import PAPER, centralised
 
+Decayed = Literal["all", "kernels", "conv"]
+"""What decays: every parameter; those of two axes and more, kernels of convolutions and dense layers; convolutions'."""
+FROM_AXES: dict[Decayed, int] = {"all": 0, "kernels": 2, "conv": 3}
 
-def has_decay(parameter: nn.Parameter) -> bool:
-    """Whether a parameter has two axes or more: it is no bias and no vector of a normalisation layer.
+
+def has_decay(parameter: nn.Parameter, on: Decayed) -> bool:
+    """Whether a parameter decays, by its axes: biases and the vectors of normalisation layers have one.
 
     Names do not tell: the authors' rule, which looks for "bn" and "bias", decays the norms of shortcuts.
     """
-    return parameter.ndim > 1
+    return parameter.ndim >= FROM_AXES[on]
 
 
 @dataclass(frozen=True)
-class SpareVectors:
-    """Takes weight decay off parameters of one axis, which go into groups of their own.
+class Spare:
+    """Takes weight decay off all parameters but those that it is on; they go into groups of their own.
 
     These follow the groups they came from in all else, whatever sets a learning rate. Afterwards the
     groups are as they were.
     """
 
+    on: Decayed
+
     def __call__(self, optimizer: Optimizer, net: nn.Module) -> Callable[[], None]:
+        if self.on == "all":
+            return lambda: None
         groups = optimizer.param_groups
         whole = [list(group["params"]) for group in groups]
         for group, parameters in zip(list(groups), whole, strict=True):
-            group["params"] = [p for p in parameters if has_decay(p)]
-            groups.append({**group, "params": [p for p in parameters if not has_decay(p)], "weight_decay": 0.0})
+            group["params"] = [p for p in parameters if has_decay(p, self.on)]
+            spared = [p for p in parameters if not has_decay(p, self.on)]
+            groups.append({**group, "params": spared, "weight_decay": 0.0})
 
         def follow(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             now = optimizer.param_groups  # new dictionaries after load_state_dict
@@ -54,14 +63,16 @@ class SpareVectors:
         return undo
 
     def __str__(self) -> str:
-        return "no decay of norms and biases"
+        return f"weight decay on {self.on}"
 
 
-def spare_vectors(plan: Plan, by: Ingredient) -> Plan:
-    """Adds `SpareVectors`, once."""
-    if any(isinstance(change, SpareVectors) for _, change in plan.arrangements):
-        return plan
-    return plan.arrange(by, SpareVectors())
+def decay_on(plan: Plan, by: Ingredient, on: Decayed) -> Plan:
+    """Adds `Spare`, once; another ingredient that decays something else is a problem that names both."""
+    for owner, change in plan.arrangements:
+        if isinstance(change, Spare):
+            said = f"{owner} has weight decay on {change.on} and {by.name} on {on}; remove one of them"
+            return plan if change.on == on else plan.object_to(Problem(said, (owner, by.name)))
+    return plan.arrange(by, Spare(on))
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,7 @@ class Centralise:
 class WeightDecay(Ingredient):
     """Weight decay: the detail that changes robust accuracy most, more than many published methods do.
 
-    On all parameters, as the published numbers have it, or on weights of two axes and more.
+    On all parameters, as the published numbers have it; or on kernels, as other papers' code has it.
     """
 
     name = "weight_decay"
@@ -120,11 +131,12 @@ class WeightDecay(Ingredient):
     paper = PAPER
 
     value: Annotated[NonNegative, Field(description="5e-5 with elu, celu, selu and tanh")] = 5e-4
-    norms: Annotated[bool, Field(description="on norms and biases too: tensors of one axis")] = True
+    on: Annotated[
+        Decayed, Field(description="all; kernels: of convolutions and dense layers; conv: of convolutions alone")
+    ] = "all"
 
     def apply(self, plan: Plan) -> Plan:
-        plan = plan.tune(self, weight_decay=self.value)
-        return plan if self.norms else spare_vectors(plan, self)
+        return decay_on(plan.tune(self, weight_decay=self.value), self, self.on)
 
 
 Kind = Literal["sgd", "nesterov", "adam", "adamw", "gc", "gcc"]

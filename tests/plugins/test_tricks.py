@@ -61,7 +61,7 @@ from art_ext_tricks import (
     ScaleLR,
     Smooth,
     SmoothLabels,
-    SpareVectors,
+    Spare,
     SwapActivation,
     TrainBN,
     WeightDecay,
@@ -396,10 +396,10 @@ def test_decay_is_decided_by_axes_not_by_names():
     parameters = {
         name: nn.Parameter(torch.zeros([2] * axes)) for name, axes in zip(given["params"], given["ndim"], strict=True)
     }
-    spared = [name for name, parameter in parameters.items() if not has_decay(parameter)]
+    spared = [name for name, parameter in parameters.items() if not has_decay(parameter, "kernels")]
     assert spared == expected["excluded_when_option_on"]
     optimizer = torch.optim.SGD(parameters.values(), lr=0.1, momentum=0.9, weight_decay=5e-4)
-    undo = SpareVectors()(optimizer, nn.Module())
+    undo = Spare("kernels")(optimizer, nn.Module())
     decayed, free = optimizer.param_groups
     assert [id(p) for p in free["params"]] == [id(parameters[name]) for name in spared]
     assert (decayed["weight_decay"], free["weight_decay"], free["momentum"]) == (5e-4, 0.0, 0.9)
@@ -416,7 +416,7 @@ def test_spared_vectors_follow_every_schedule():
     scheduler = torch.optim.lr_scheduler.StepLR(art.optimizer, 1, gamma=0.1)
     rates = []
     art.optimizer.register_step_post_hook(lambda o, a, k: rates.append([g["lr"] for g in o.param_groups]))
-    trainer = RecipeTrainer(art, [WeightDecay(value=0.1, norms=False)], track=False, verbose=False)
+    trainer = RecipeTrainer(art, [WeightDecay(value=0.1, on="kernels")], track=False, verbose=False)
     trainer.fit(x.numpy(), y.numpy(), nb_epochs=2, batch_size=24, scheduler=scheduler)
     assert rates == [pytest.approx([0.05, 0.05]), pytest.approx([0.005, 0.005])]
     (group,) = art.optimizer.param_groups
@@ -424,12 +424,13 @@ def test_spared_vectors_follow_every_schedule():
     assert len(group["params"]) == len(list(model.parameters()))
 
 
-def test_weight_decay_without_vectors_takes_the_steps_of_a_plain_loop():
-    ours, _ = fit([WeightDecay(norms=False)], network(), sgd={**SGD, "weight_decay": 0.1})
+@pytest.mark.parametrize(("on", "axes"), [("all", 0), ("kernels", 2), ("conv", 4)])
+def test_weight_decay_on_some_tensors_takes_the_steps_of_a_plain_loop(on, axes):
+    ours, _ = fit([WeightDecay(on=on)], network(), sgd={**SGD, "weight_decay": 0.1})
     theirs = copy.deepcopy(network())
     groups = [
-        {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in theirs.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in theirs.parameters() if p.ndim >= axes], "weight_decay": 0.1},
+        {"params": [p for p in theirs.parameters() if p.ndim < axes], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.SGD(groups, lr=SGD["lr"], momentum=SGD["momentum"])
     for epoch in range(2):
@@ -674,8 +675,8 @@ def test_bag_around_another_method_changes_its_training():
 
 
 def test_bag_is_the_sum_of_its_tricks():
-    whole, _ = fit([Bag(eps=0.2, steps=3, step_size=0.1, smoothing=0.2, bn="train", norms=False)], network())
-    tricks = [AT, Smooth(amount=0.2), TrainBN(), WeightDecay(norms=False)]
+    whole, _ = fit([Bag(eps=0.2, steps=3, step_size=0.1, smoothing=0.2, bn="train", decay_on="kernels")], network())
+    tricks = [AT, Smooth(amount=0.2), TrainBN(), WeightDecay(on="kernels")]
     summed, _ = fit(tricks, network())
     assert_same(whole, summed, atol=0)
 
@@ -683,6 +684,10 @@ def test_bag_is_the_sum_of_its_tricks():
 def test_bag_contradicts_what_it_has_itself():
     with pytest.raises(ComposeError, match=r"bag sets train\.weight_decay to 0\.0005 and weight_decay to 0\.1"):
         parts(Bag(), WeightDecay(value=0.1))
+    with pytest.raises(ComposeError, match="bag has weight decay on conv and weight_decay on kernels; remove one"):
+        parts(Bag(decay_on="conv"), WeightDecay(value=5e-4, on="kernels"))
+    with pytest.raises(ComposeError, match="weight_decay has weight decay on conv and bag on all; remove one"):
+        parts(WeightDecay(value=5e-4, on="conv"), Bag())
     with pytest.raises(ComposeError, match="bag and smooth both set the target"):
         parts(Bag(smoothing=0.1), Smooth())
 
