@@ -20,7 +20,8 @@ resnet56_cifar            He et al., 2016, Deep residual learning               
 Parameters are for 10 classes and 3 channels. All map images (N, C, H, W) to logits (N, K); larger
 images than the paper's are pooled more. None has pretrained weights. They follow timm's
 conventions: `num_features` channels leave `forward_features`, `head_hidden_size` numbers enter the
-head, which `get_classifier` gives and `reset_classifier` replaces.
+head, which `get_classifier` gives and `reset_classifier` replaces. All with batch norms take `bn_eps`,
+what these add to a variance: 1e-5, and 1e-3 in networks that came from TensorFlow.
 """
 
 from __future__ import annotations
@@ -538,9 +539,22 @@ def _build(
 ) -> SmallImageNetwork:
     if pretrained:
         raise ModelError(f"{name} has no pretrained weights; build it with pretrained=False and train it")
+    bn_eps = given.pop("bn_eps", None)
     built = build_model_with_cfg(network, name, False, **{**usual, **given})
     assert isinstance(built, network)
+    if bn_eps is not None:
+        _set_bn_eps(built, name, bn_eps)
     return built
+
+
+def _set_bn_eps(network: nn.Module, name: str, eps: Any) -> None:
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not isinstance(eps, int | float) or isinstance(eps, bool) or not 0 < eps < 1:
+        raise ModelError(f"bn_eps is a number above 0 and below 1, got {eps!r}; 1e-5 is torch's own")
+    if not norms:
+        raise ModelError(f"{name} has no batch norms; leave bn_eps out")
+    for norm in norms:
+        norm.eps = float(eps)
 
 
 def _wide(name: str, depth: int, factor: int, pretrained: bool, given: dict[str, Any]) -> SmallImageNetwork:

@@ -207,6 +207,15 @@ def test_width_is_an_option() -> None:
     assert on_meta("resnet20_cifar", width=64).num_features == 256
 
 
+def test_what_norms_add_to_a_variance_is_an_option() -> None:
+    def eps(**options: float) -> set[float]:
+        network = timm.create_model("resnet20_cifar", **options)
+        return {module.eps for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+
+    assert eps() == {1e-5}
+    assert eps(bn_eps=1e-3) == {1e-3}
+
+
 # ------------------------------------------------------------------------------ build_model
 
 
@@ -255,6 +264,8 @@ def test_vits_get_their_image_size() -> None:
         ({"widht": 3}, ModelError, r"timm cannot build small_cnn: .*widht"),
         ({"input_shape": (3, 4, 4)}, ModelError, r"small_cnn needs images of at least 8x8 pixels and got 4x4"),
         ({"pretrained": True}, ModelError, r"small_cnn has no pretrained weights"),
+        ({"bn_eps": 0}, ModelError, r"bn_eps is a number above 0 and below 1, got 0; 1e-5 is torch's own"),
+        ({"name": "lenet5", "bn_eps": 1e-3}, ModelError, r"lenet5 has no batch norms; leave bn_eps out"),
     ],
 )
 def test_build_errors(kwargs: dict[str, object], error: type[Exception], message: str) -> None:
@@ -272,7 +283,7 @@ def test_build_errors(kwargs: dict[str, object], error: type[Exception], message
     [
         ("small_cnn", (1, 8, 8), {"width": 4}),
         ("small_cnn", (3, 16, 16), {"mean": (0.5, 0.5, 0.5), "std": 0.25}),
-        ("resnet20_cifar", (3, 16, 16), {"depths": (1, 1, 1)}),
+        ("resnet20_cifar", (3, 16, 16), {"depths": (1, 1, 1), "bn_eps": 0.1}),
         ("test_resnet", (3, 32, 32), {"mean": 0.1}),
         ("test_vit", (3, 32, 32), {"patch_size": 8, "act_layer": "relu"}),
     ],
