@@ -20,6 +20,7 @@ from art_ext.ingredient import (
     Radius,
     Share,
 )
+    checked,
 from art_ext.lazy import lazily
 from art_ext.parts.attacks import PGD, Attack, Best, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
 from art_ext.parts.backtracking import BacktrackingPGD
@@ -126,6 +127,7 @@ __all__ = [
     "ce",
     "cw",
     "distal_confidence",
+    "checked",
     "dlr_ratio",
     "ensemble",
     "find_head",

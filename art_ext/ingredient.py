@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from art_ext.errors import ConfigError, unknown
+from art_ext.errors import ConfigError, did_you_mean, unknown
 from art_ext.parts.ranges import Uniform
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ class Paper:
         return f"{self.authors}: {self.title}, {self.venue} {self.year}"
 
 
+class _NoNumber(ValueError):
+    """What is no number; where something else may stand in its place, the message says both."""
+
+
 def parse_number(value: Any) -> Any:
     """Turns `8/255` and `5e-4` (text, in YAML) into floats; never evaluates code.
 
@@ -44,7 +48,7 @@ def parse_number(value: Any) -> Any:
         ValueError: on text that is no number or fraction, and on a division by zero.
     """
     if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
+        raise _NoNumber("a number is needed, not true or false")
     if not isinstance(value, str):
         return value
     fraction = _FRACTION.fullmatch(value)
@@ -53,9 +57,9 @@ def parse_number(value: Any) -> Any:
             return float(value)
         return float(fraction[1]) / float(fraction[2])
     except ZeroDivisionError:
-        raise ValueError(f"{value!r} divides by zero") from None
+        raise _NoNumber(f"{value!r} divides by zero") from None
     except ValueError:
-        raise ValueError(f"{value!r} is not a number; write 0.03, 5e-4 or 8/255") from None
+        raise _NoNumber(f"{value!r} is not a number; write 0.03, 5e-4 or 8/255") from None
 
 
 def parse_range(value: Any) -> Any:
@@ -105,7 +109,7 @@ class Ingredient(BaseModel):
         try:
             super().__init__(**fields)
         except ValidationError as error:
-            raise ConfigError("; ".join(explain(error, type(self).name, type(self)))) from None
+            raise ConfigError("; ".join(explain(error, type(self).name, type(self), fields))) from None
 
     def apply(self, plan: Plan) -> Plan:
         """Returns the plan with this ingredient's parts in it."""
@@ -119,32 +123,88 @@ class Ingredient(BaseModel):
         return ""
 
 
-def explain(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[str]:
-    """One line a problem, each naming the field as `prefix.field` and suggesting near names."""
-    lines: dict[str, None] = {}
-    items = error.errors()
+Complaint = Mapping[str, Any]
+"""One of pydantic's errors, as `ValidationError.errors()` gives them."""
+
+
+def explain(error: ValidationError, prefix: str, model: type[BaseModel], data: Mapping[str, Any]) -> list[str]:
+    """One line a problem with the data, each naming the field as `prefix.field` and suggesting near names."""
+    found = complaints(error, data)
+    return list(dict.fromkeys(problem(items, place, prefix, model) for place, items in found))
+
+
+def complaints(error: ValidationError, data: Any) -> list[tuple[tuple[int | str, ...], list[Complaint]]]:
+    """Each place of the data that something is wrong with, and what: one error, or one for each branch of a union."""
+    found: dict[tuple[int | str, ...], list[Complaint]] = {}
+    for item in error.errors(include_url=False):
+        place, inner = item["loc"], data
+        for depth, part in enumerate(item["loc"]):
+            if item["type"] == "missing":
+                break
+            try:
+                inner = inner[part]
+            except (KeyError, IndexError, TypeError):  # the name of a union's branch
+                place = item["loc"][:depth]
+                break
+        found.setdefault(place, []).append(cast(Complaint, item))
+    return list(found.items())
+
+
+def problem(items: Sequence[Complaint], place: Sequence[int | str], prefix: str, model: type[BaseModel]) -> str:
+    """What is wrong at one place, in one line."""
+    parts = [str(part) for part in place]
+    where = ".".join([prefix, *parts]) if prefix else ".".join(parts)
+    kind = items[0]["type"]
+    if kind == "extra_forbidden":
+        return unknown(f"option of {prefix or 'the recipe'}", ".".join(parts), _fields_at(model, parts[:-1]))
+    if kind == "missing":
+        return f"{where} is missing"
+    # a range that a field takes beside a number: a wrong number is no wrong range
+    told = [item for item in items if item["type"] != "dataclass_type"] or items
+    literal = [item for item in told if item["type"] == "literal_error"]
+    wanted = _said(told[0]) if len(told) == 1 else f"input should be {_any_of(literal, told)}"
+    words = [word for item in literal for word in _WORD.findall(item["ctx"]["expected"])]
+    value = told[0]["input"]
+    hint = did_you_mean(value, words) if isinstance(value, str) else ""
+    return f"{where}: {wanted}, got {_short(value)}" + (f"; {hint}" if hint.startswith("did you") else "")
+
+
+_WORD = re.compile(r"'([^']*)'")
+
+
+def _any_of(literal: Sequence[Complaint], items: Sequence[Complaint]) -> str:
+    """What would do: the words, then the kinds of values."""
+    expected: list[str] = [item["ctx"]["expected"] for item in literal]
+    clauses = [", ".join([*(text.replace(" or ", ", ") for text in expected[:-1]), expected[-1]])] if expected else []
     for item in items:
-        if item["type"] == "dataclass_type" and any(i["loc"][:1] == item["loc"][:1] and i is not item for i in items):
-            continue  # the range that a field takes beside a number: a wrong number is no wrong range
-        place = [str(part) for part in item["loc"] if not _is_union_branch(part)]
-        where = ".".join([prefix, *place]) if prefix else ".".join(place)
-        message = item["msg"].removeprefix("Value error, ")
-        message = message[0].lower() + message[1:]
-        if item["type"] == "extra_forbidden":
-            fields = _fields_at(model, place[:-1])
-            lines[unknown(f"option of {prefix or 'the recipe'}", ".".join(place), fields)] = None
-        elif item["type"] == "missing":
-            lines[f"{where} is missing"] = None
-        else:
-            lines[f"{where}: {message}, got {_short(item['input'])}"] = None
-    return list(lines)
+        if isinstance(item.get("ctx", {}).get("error"), _NoNumber):
+            clauses.append("a number such as 0.03, 5e-4 or 8/255")
+        elif item["type"] != "literal_error":
+            clauses.append(_said(item).removeprefix("input should be ").replace("a valid boolean", "true or false"))
+    return " or ".join(dict.fromkeys(clauses))
 
 
-def _is_union_branch(part: int | str) -> bool:
-    return isinstance(part, str) and (part.startswith(("function-", "is-instance", "constrained-")) or "[" in part)
+def _said(item: Complaint) -> str:
+    message: str = item["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
 
 
-def _fields_at(model: type[BaseModel], place: list[str]) -> list[str]:
+Options = TypeVar("Options", bound=BaseModel)
+
+
+def checked(options: type[Options], prefix: str, /, **fields: Any) -> Options:
+    """The options as a value.
+
+    Raises:
+        ConfigError: in one line, naming each field as `prefix.field`.
+    """
+    try:
+        return options(**fields)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explain(error, prefix, options, fields))) from None
+
+
+def _fields_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
     for part in place:
         field = model.model_fields.get(part)
         inner = field.annotation if field is not None else None

@@ -23,7 +23,7 @@ from art.estimators.classification import PyTorchClassifier
 from art.exceptions import EstimatorError
 from art.preprocessing.standardisation_mean_std import StandardisationMeanStd
 from art.preprocessing.standardisation_mean_std.pytorch import StandardisationMeanStdPyTorch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from art_ext.border.progress import ProgressDisplay
@@ -41,7 +41,7 @@ from art_ext.engine.run import Run, RunSettings
 from art_ext.engine.warm_start import knows_labels, objections, refuse
 from art_ext.errors import ConfigError, DataError, ModelError, unknown
 from art_ext.evaluation.suite import HeldOut, threat_of
-from art_ext.ingredient import Count, Ingredient, Positive, explain
+from art_ext.ingredient import Count, Ingredient, Positive, checked
 from art_ext.parts.attacks import PGD, Attack, BNMode, for_evaluation
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import norm_named
@@ -659,10 +659,8 @@ class MethodAttack(EvasionAttack):
             if name not in self.attack_params:
                 raise ConfigError(unknown(f"option of {type(self).__name__}", name, self.attack_params))
         ingredient = self.ingredient(**{k: v for k, v in fields.items() if k in known})
-        try:
-            options = PGDOptions(**{k: v for k, v in fields.items() if k not in known})
-        except ValidationError as error:
-            raise ConfigError("; ".join(explain(error, self.ingredient.name, PGDOptions))) from None
+        options = checked(PGDOptions, self.ingredient.name, **{k: v for k, v in fields.items() if k not in known})
+        before = dict(vars(self))
         self._given, self._ingredient, self._pgd = dict(fields), ingredient, options
         for name in self.attack_params:
             if name not in self.own_params:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from art_ext.entries import ModelEntry
-from art_ext.errors import ConfigError
 from art_ext.host.hookspecs import hookimpl
-from art_ext.ingredient import explain
+from art_ext.ingredient import checked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,9 +48,6 @@ def _ensemble(options: Mapping[str, Any], facts: Facts) -> nn.Module:
     from art_ext.border.timm import build_model
     from art_ext.parts.ensemble import ensemble
 
-    try:
-        wanted = _EnsembleOptions(**options)
-    except ValidationError as error:
-        raise ConfigError("; ".join(explain(error, "model", _EnsembleOptions))) from None
+    wanted = checked(_EnsembleOptions, "model", **options)
     make = {"num_classes": facts.n_classes, "input_shape": facts.input_shape, **(wanted.model_extra or {})}
     return ensemble(build_model(wanted.of, **make) for _ in range(wanted.members))

@@ -31,7 +31,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from art_ext.data.augment import augmentation_from
 from art_ext.data.entry import Data, DatasetEntry
@@ -41,7 +40,17 @@ from art_ext.errors import ConfigError, did_you_mean, unknown
 from art_ext.host import document
 from art_ext.host.document import to_yaml
 from art_ext.host.manager import CORE, Catalogue, create_plugin_manager, default_manager, installed_plugins, one_line
-from art_ext.ingredient import Count, Ingredient, Number, Positive, explain, parse_number
+from art_ext.ingredient import (
+    Complaint,
+    Count,
+    Ingredient,
+    Number,
+    Positive,
+    complaints,
+    explain,
+    parse_number,
+    problem,
+)
 from art_ext.lifecycle.roles import RESERVED
 from art_ext.parts.ranges import Uniform
 from art_ext.plan import Plan
@@ -308,7 +317,7 @@ class Train(_Section):
             return Train(**merged)
         except ValidationError as error:
             owners = ", ".join(sorted({owner for owner, _ in settings.values()}))
-            raise ConfigError(f"set by {owners}: {'; '.join(explain(error, 'train', Train))}") from None
+            raise ConfigError(f"set by {owners}: {'; '.join(explain(error, 'train', Train, merged))}") from None
 
     def plain(self) -> dict[str, Any]:
         """As a recipe writes it, with every default spelled out, those of the optimizer included."""
@@ -762,36 +771,18 @@ def _entry(entries: list[Any], name: str, part: str) -> int:
 
 
 def _complaints_of_recipe(error: ValidationError, data: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
-    for place, item in _items(error, data):
-        section = str(item["loc"][0]) if item["loc"] else ""
-        if section in SECTIONS and len(item["loc"]) > 1:
-            yield place, _line({**item, "loc": item["loc"][1:]}, section, SECTIONS[section])
-        elif item["type"] == "missing":
+    for place, items in complaints(error, data):
+        section, kind = str(place[0]) if place else "", items[0]["type"]
+        if section in SECTIONS and len(items[0]["loc"]) > 1:
+            yield place, _line(items, place[1:], section, SECTIONS[section])
+        elif kind == "missing":
             example = {"schema": "schema: 1", "model": "model: {timm: NAME}", "data": "data: {name: digits}"}
             yield place, f"{section} is missing; write {example.get(section, f'{section}: ...')}"
-        elif item["type"] == "extra_forbidden":
+        elif kind == "extra_forbidden":
             known = [info.alias or name for name, info in Recipe.model_fields.items()]
             yield place, unknown("section", section, known)
         else:
-            yield place, _line(item, "", Recipe)
-
-
-def _items(error: ValidationError, data: Any) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """The first error at each place of the data; later ones are other branches of the same union."""
-    seen: set[Place] = set()
-    for item in error.errors(include_url=False):
-        place: Place = ()
-        inner: Any = data
-        for part in item["loc"]:
-            try:
-                inner = inner[part]
-            except (KeyError, IndexError, TypeError):  # the name of a union's branch, or what is missing
-                break
-            place = (*place, part)
-        key = tuple(item["loc"]) if item["type"] == "missing" else place
-        if key not in seen:
-            seen.add(key)
-            yield place, cast(dict[str, Any], item)
+            yield place, _line(items, place, "", Recipe)
 
 
 _WORDS = {
@@ -804,16 +795,13 @@ _WORDS = {
 }
 
 
-def _line(item: Mapping[str, Any], prefix: str, model: type[BaseModel]) -> str:
-    """One error in the words of `explain`, which takes a whole ValidationError."""
-    kind = item["type"]
-    message = _WORDS.get(kind, item["msg"])
-    single = InitErrorDetails(
-        type=PydanticCustomError(cast(Any, kind), cast(Any, message)), loc=tuple(item["loc"]), input=item["input"]
-    )
-    error = ValidationError.from_exception_data(model.__name__, [single])
-    line = explain(error, prefix, model)[0].removeprefix(": ")
-    if kind == "value_error" and (isinstance(item["input"], Mapping) or repr(item["input"]) in message):
+def _line(items: Sequence[Complaint], place: Place, prefix: str, model: type[BaseModel]) -> str:
+    """What is wrong at one place, in the words of recipes."""
+    first, alone = items[0], len(items) == 1
+    told = [{**first, "msg": _WORDS.get(first["type"], first["msg"])}] if alone else items
+    line = problem(told, place, prefix, model).removeprefix(": ")
+    known = isinstance(first["input"], Mapping) or repr(first["input"]) in first["msg"]
+    if alone and first["type"] == "value_error" and known:
         line = line.rpartition(", got ")[0]  # the message has said so already
     return one_line(masked(line))
 
@@ -903,8 +891,8 @@ def _check_options(
         # not the class's own __init__: an ingredient's joins all problems into one text
         BaseModel.__init__(blank, **named.options)
     except ValidationError as error:
-        for inner, item in _items(error, named.options):
-            yield (*place, *inner), _line(item, prefix + named.name, model)
+        for inner, items in complaints(error, named.options):
+            yield (*place, *inner), _line(items, inner, prefix + named.name, model)
 
 
 def _check_data(data: Any, catalogue: Catalogue) -> Iterator[tuple[Place, str]]:

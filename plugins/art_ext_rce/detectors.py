@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from art_ext.api import ConfigError, Detector, Objective, Outputs
+from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, checked
 from art_ext_rce.evading import fooling
 from art_ext_rce.formulas import (
     density_penalty,
@@ -63,15 +64,29 @@ def features_of(out: Outputs, asked_by: str) -> Tensor:
     return features.flatten(1)
 
 
+Sigma2 = Annotated[
+    Literal["median"] | Positive,
+    Field(description="of K-density: 0.1/0.26 in the code; median: nearest-neighbour distance of the bank"),
+]
+PerClass = Annotated[Count, Field(ge=2, description="training features kept of each class")]
+
+
+class _BankOptions(BaseModel):
+    """What a detector with a bank takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    per_class: PerClass
+    seed: Annotated[int, Field(strict=True)]
+
+
 class _Banked(_Fooled):
     """A detector that compares features with those of training images, drawn once."""
 
     needs = frozenset({"features"})
 
-    def __init__(self, per_class: int, seed: int) -> None:
-        if per_class < 2:
-            raise ConfigError(f"{self.name}: per_class must be 2 or more, got {per_class}")
-        self.per_class, self.seed = per_class, seed
+    def __init__(self, options: _BankOptions) -> None:
+        self.per_class, self.seed = options.per_class, options.seed
         self.bank: tuple[Tensor, ...] = ()
 
     def fit(self, out: Outputs, y: Tensor) -> None:
@@ -110,6 +125,10 @@ class _Banked(_Fooled):
         self.bank = tuple(torch.split(state["bank"], state["counts"].tolist())) if "bank" in state else ()
 
 
+class _KDensityOptions(_BankOptions):
+    sigma2: Sigma2
+
+
 class KDensity(_Banked):
     """Log kernel density of the features among training features of the PREDICTED class.
 
@@ -118,6 +137,9 @@ class KDensity(_Banked):
             cross-entropy, as in the authors' code; "median" follows the features' scale.
         per_class: features kept of each class; 1000 in the paper.
         seed: of that draw.
+
+    Raises:
+        ConfigError: for values that these cannot have.
     """
 
     name = "k_density"
@@ -125,11 +147,10 @@ class KDensity(_Banked):
     def __init__(
         self, sigma2: float | Literal["median"] = RCE_SIGMA2, per_class: int = 1000, seed: int = 0
     ) -> None:
-        super().__init__(per_class, seed)
-        if sigma2 != "median" and sigma2 <= 0:
-            raise ConfigError(f"k_density: sigma2 must be above 0 or 'median', got {sigma2}")
-        self.choice = sigma2
-        self.sigma2 = 0.0 if sigma2 == "median" else float(sigma2)
+        options = checked(_KDensityOptions, self.name, sigma2=sigma2, per_class=per_class, seed=seed)
+        super().__init__(options)
+        self.choice = options.sigma2
+        self.sigma2 = 0.0 if options.sigma2 == "median" else options.sigma2
         self.log_medians: Tensor | None = None
 
     def fit(self, out: Outputs, y: Tensor) -> None:
@@ -167,6 +188,10 @@ class KDensity(_Banked):
         self.sigma2, self.log_medians = float(state["sigma2"]), state.get("log_medians")
 
 
+class _LIDOptions(_BankOptions):
+    k: Annotated[Count, Field(ge=2)]
+
+
 class LID(_Banked):
     """Minus the local intrinsic dimension of the features among training features (Ma et al., ICLR 2018).
 
@@ -176,10 +201,9 @@ class LID(_Banked):
     name = "lid"
 
     def __init__(self, k: int = 20, per_class: int = 100, seed: int = 0) -> None:
-        super().__init__(per_class, seed)
-        if k < 2:
-            raise ConfigError(f"lid: k must be 2 or more, got {k}")
-        self.k = k
+        options = checked(_LIDOptions, self.name, k=k, per_class=per_class, seed=seed)
+        super().__init__(options)
+        self.k = options.k
 
     def fit(self, out: Outputs, y: Tensor) -> None:
         super().fit(out, y)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from art_ext.api import (
     ConfigError,
-    Count,
     Criterion,
     Detector,
     Facts,
@@ -23,7 +22,7 @@ from art_ext.api import (
     put,
     thresholded_worst_case,
 )
-from art_ext_rce.detectors import MAKERS, RCE_SIGMA2, DetectorName, KDensity
+from art_ext_rce.detectors import MAKERS, RCE_SIGMA2, DetectorName, KDensity, PerClass, Sigma2
 from art_ext_rce.formulas import rce_loss
 
 
@@ -94,11 +93,8 @@ class RCE(Ingredient):
         "non_me",
         "k_density",
     )
-    sigma2: Annotated[
-        Literal["median"] | Positive,
-        Field(description="of K-density: 0.1/0.26 in the code; median: nearest-neighbour distance of the bank"),
-    ] = RCE_SIGMA2
-    per_class: Annotated[Count, Field(ge=2, description="training features kept of each class for K-density")] = 1000
+    sigma2: Sigma2 = RCE_SIGMA2
+    per_class: PerClass = 1000
 
     def apply(self, plan: Plan) -> Plan:
         if plan.facts.n_classes < 2:

@@ -1,9 +1,9 @@
 """Options of an ingredient: numbers as people write them, and one line for each mistake."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, StrictBool, ValidationError
 
 from art_ext.api import ConfigError, Count, Ingredient, NonNegative, Number, Positive, Radius, Share, Uniform
 from art_ext.ingredient import parse_number, parse_range
@@ -72,6 +72,32 @@ def test_impossible_values_are_one_line_that_names_the_field(field, value):
 def test_a_misspelt_option_suggests_the_nearest():
     assert refused(stpes=3) == "unknown option of sample 'stpes'; did you mean steps?"
     assert "did you mean uniform" in refused(eps={"unifrom": [0.1, 0.2]})
+
+
+class Choosy(Ingredient):
+    name = "choosy"
+    size: Literal["median"] | Positive = 1.0
+    kind: Literal["as it is"] | Literal["softplus", "tanh"] = "tanh"
+    fast: Literal["auto"] | StrictBool = "auto"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"size": "medain"}, "size: input should be 'median' or a number such as 0.03, 5e-4 or 8/255, got 'medain'; "
+                             "did you mean median?"),
+        ({"size": 0}, "size: input should be 'median' or greater than 0, got 0"),
+        ({"size": "1/0"}, "size: input should be 'median' or a number such as 0.03, 5e-4 or 8/255, got '1/0'"),
+        ({"kind": "softpluss"}, "kind: input should be 'as it is', 'softplus' or 'tanh', got 'softpluss'; did you mean "
+                                "softplus?"),
+        ({"kind": 3}, "kind: input should be 'as it is', 'softplus' or 'tanh', got 3"),
+        ({"fast": "atuo"}, "fast: input should be 'auto' or true or false, got 'atuo'; did you mean auto?"),
+    ],
+)  # fmt: skip
+def test_where_several_kinds_of_value_would_do_all_are_named(options, said):
+    with pytest.raises(ConfigError) as caught:
+        Choosy(**options)
+    assert str(caught.value) == f"choosy.{said}"
 
 
 def test_all_mistakes_are_told_at_once():

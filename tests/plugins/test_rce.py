@@ -538,6 +538,32 @@ def test_a_recipe_does_not_go_on_from_weights_that_rce_did_not_train(tmp_path):
     assert other.given is not None, "what rce trained can be trained without it: its head keeps the sign"
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "said"),
+    [
+        ("KDensityDetector", {"sigma2": "medain"}, "k_density.sigma2: input should be 'median' or a number such as"),
+        ("KDensityDetector", {"sigma2": "medain"}, "got 'medain'; did you mean median?"),
+        ("KDensityDetector", {"sigma2": math.nan}, "k_density.sigma2: input should be 'median' or a finite number"),
+        ("KDensityDetector", {"sigma2": -1}, "k_density.sigma2: input should be 'median' or greater than 0, got -1"),
+        ("KDensityDetector", {"per_class": 2.5}, "k_density.per_class: input should be a valid integer, got 2.5"),
+        ("KDensityDetector", {"per_class": 1}, "k_density.per_class: input should be greater than or equal to 2"),
+        ("KDensityDetector", {"seed": "a"}, "k_density.seed: input should be a valid integer, got 'a'"),
+        ("LIDDetector", {"k": "a"}, "lid.k: input should be a valid integer, got 'a'"),
+        ("LIDDetector", {"k": 2.5}, "lid.k: input should be a valid integer, got 2.5"),
+        ("LIDDetector", {"k": 1}, "lid.k: input should be greater than or equal to 2, got 1"),
+    ],
+)
+def test_detectors_refuse_options_in_one_line(kind, options, said):
+    made = getattr(rce, kind)(classifier())
+    for ask in (lambda: getattr(rce, kind)(classifier(), **options), lambda: made.set_params(**options)):
+        with pytest.raises(ConfigError) as error:
+            ask()
+        assert said in str(error.value)
+        assert "\n" not in str(error.value)
+    for name in options:
+        assert getattr(made, name) != options[name]
+
+
 def test_art_attacks_of_the_paper_refuse_what_they_do_not_have(victim):
     art_victim = victim[0]
     with pytest.raises(ConfigError, match="eps"):
