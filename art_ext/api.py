@@ -19,8 +19,8 @@ from art_ext.ingredient import (
     Positive,
     Radius,
     Share,
-)
     checked,
+)
 from art_ext.lazy import lazily
 from art_ext.parts.attacks import PGD, Attack, Best, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
 from art_ext.parts.backtracking import BacktrackingPGD
@@ -125,9 +125,9 @@ __all__ = [
     "ZeroStart",
     "both",
     "ce",
+    "checked",
     "cw",
     "distal_confidence",
-    "checked",
     "dlr_ratio",
     "ensemble",
     "find_head",

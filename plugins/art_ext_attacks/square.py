@@ -287,13 +287,13 @@ class SquareSettings(AttackSettings):
 
     queries: Count = 5000
     restarts: Count = 1
-    share: Annotated[Share, Field(gt=0, description="p: the share of the image's pixels in the first windows")] = 0.8
-    rescale: Annotated[
-        bool, Field(description="shrink the schedule of window sizes, made for 10,000 queries, with fewer")
     objective: Annotated[
         Literal["margin", "other_confidence"],
         Field(description="what is raised; the confidence of a wrong class also after the answer is wrong"),
     ] = "margin"
+    share: Annotated[Share, Field(gt=0, description="p: the share of the image's pixels in the first windows")] = 0.8
+    rescale: Annotated[
+        bool, Field(description="shrink the schedule of window sizes, made for 10,000 queries, with fewer")
     ] = True
 
     def attack(self, ball: Norm, facts: Facts) -> Square:
