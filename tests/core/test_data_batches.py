@@ -1,13 +1,19 @@
 """Order, shares, augmentation and streams: properties that hold for any data."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, Subset, TensorDataset
+from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy, InterpolationMode
+from torchvision.transforms.v2 import functional as image_ops
 
+from art_ext.data import augment_policy, augment_warp
 from art_ext.data.augment import HorizontalFlip, RandomCrop, augmentation_from
+from art_ext.data.augment_policy import CIFAR10_POLICY, LARGEST, operated
+from art_ext.data.augment_warp import enlarged, rotated
 from art_ext.data.batches import ArrayBatches, Batch, GeneratorBatches, StreamBatches, cuts, split_off
 from art_ext.data.entry import split_from
 from art_ext.data.images import ArrayRows, Bytes, Picked, as_images, labels_of, load_all
@@ -121,7 +127,181 @@ def test_augmentation_does_not_depend_on_the_batch_size_or_ranks(world):
     assert not all(torch.equal(small[i][0], later[i][0]) for i in range(N))
 
 
-@pytest.mark.parametrize(("mode", "torch_mode"), [("reflect", "reflect"), ("zero", "constant")])
+EVERY = {
+    "crop": {"pad": 2, "mode": "edge"},
+    "flip": True,
+    "rotate": 90,
+    "resized_crop": {"scale": [0.3, 1]},
+    "trim": 0.2,
+    "contrast": [0.5, 1.5],
+    "autoaugment": "cifar10",
+    "cutout": 4,
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [*({name: value} for name, value in EVERY.items()), EVERY, {"share": 0.5, **EVERY}, {"one_of": EVERY}],
+    ids=[*EVERY, "all", "share", "one_of"],
+)
+def test_each_augmentation_is_keyed_by_example_and_leaves_its_input(settings):
+    x = torch.rand(60, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    before, augment = x.clone(), augmentation_from(settings)
+
+    def made(rows, seed=1, epoch=2):
+        part, keys = x[rows], Keys(seed, epoch, rows)
+        for augmentation in augment:
+            part = augmentation(part, keys)
+        return part
+
+    every = torch.arange(60)
+    whole, turned = made(every), made(every.flip(0)).flip(0)
+    assert torch.equal(x, before)
+    assert torch.equal(whole, turned)
+    assert torch.equal(whole[20:23], made(every[20:23]))
+    assert whole.min() >= 0
+    assert whole.max() <= 1 + 1e-6
+    assert whole.shape == x.shape
+    for seed, epoch in ((1, 3), (2, 2)):
+        assert not torch.equal(whole, made(every, seed, epoch))
+    varied = (whole != x).flatten(1).any(1).double().mean()
+    assert varied > (0.35 if "flip" in settings or "share" in settings else 0.6)
+    assert varied < (0.65 if settings == {"flip": True} or "share" in settings else 1.01)
+
+
+def test_rotation_is_torchvisions_and_spans_its_range():
+    x, angles = torch.rand(5, 3, 16, 11), torch.tensor([-90.0, -7.0, 0.0, 3.5, 30.0])
+    for image, angle, made in zip(x, angles, rotated(x, angles), strict=True):
+        assert torch.equal(made, image_ops.rotate(image, float(angle)))
+    seen = 2 * Keys(0, 0, torch.arange(2000)).stream("augment.rotate").uniform(()) - 1
+    assert (seen.min(), seen.max(), seen.mean()) == tuple(pytest.approx(value, abs=0.03) for value in (-1, 1, 0))
+
+
+def test_an_enlarged_box_is_torchvisions():
+    x = torch.rand(4, 3, 16, 12)
+    boxes = torch.tensor([[0, 0, 16, 12], [3, 2, 7, 5], [15, 0, 1, 12], [2, 1, 9, 11]])
+    made = enlarged(x, *boxes.double().unbind(1))
+    for image, (top, left, height, width), one in zip(x, boxes.tolist(), made, strict=True):
+        expected = image_ops.resized_crop(image, top, left, height, width, [16, 12])
+        assert torch.allclose(one, expected, atol=1e-5)
+
+
+def spied(monkeypatch, name):
+    """The boxes (top, left, height, width) that an augmentation asks for."""
+    seen = []
+
+    def enlarged(x, *box):
+        seen.append(torch.stack(box, 1))
+        return x
+
+    monkeypatch.setattr(augment_warp, "enlarged", enlarged)
+    augmentation_from(name)[0](torch.rand(4000, 1, 32, 48), Keys(0, 0, torch.arange(4000)))
+    return seen[0]
+
+
+def test_boxes_of_a_resized_crop_have_the_areas_and_shapes_that_were_asked_for(monkeypatch):
+    top, left, height, width = spied(monkeypatch, {"resized_crop": {"scale": [0.2, 0.5], "ratio": [0.8, 1.25]}}).T
+    area, ratio = height * width / (32 * 48), width / height
+    assert 0.18 < area.min() < 0.22
+    assert 0.48 < area.max() < 0.52
+    assert area.mean() == pytest.approx(0.35, abs=0.01)
+    assert 0.75 < ratio.min() < 0.85
+    assert 1.2 < ratio.max() < 1.3
+    assert ratio.log().mean() == pytest.approx(0, abs=0.01)
+    for first, length, side in ((top, height, 32), (left, width, 48)):
+        assert first.min() == 0
+        assert (first + length).max() == side
+        assert (first / (side - length)).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_trim_takes_up_to_its_share_off_each_side(monkeypatch):
+    top, left, height, width = spied(monkeypatch, {"trim": 0.25}).T
+    for first, length, side in ((top, height, 32), (left, width, 48)):
+        for cut in (first, side - first - length):
+            assert (cut.min(), cut.max()) == (0, side / 4)
+            assert cut.mean() == pytest.approx(side / 8, abs=0.2)
+        assert abs(float(torch.corrcoef(torch.stack([first, side - first - length]))[0, 1])) < 0.05
+
+
+def test_contrast_by_hand():
+    x = torch.tensor([0.0, 0.4, 0.5, 0.9]).expand(500, 1, 1, 4)
+    made = augmentation_from({"contrast": [0.5, 1.5]})[0](x, Keys(0, 0, torch.arange(500)))
+    factor = (made[:, 0, 0, 1] - 0.5) / -0.1
+    assert 0.5 <= factor.min() < 0.51
+    assert 1.49 < factor.max() <= 1.5 + 1e-5
+    assert torch.allclose(made[:, 0, 0, 2], torch.tensor(0.5))
+    assert torch.allclose(made[:, 0, 0, 3], (0.5 + factor * 0.4).clamp(0, 1), atol=1e-5)
+    assert torch.allclose(made[:, 0, 0, 0], (0.5 - factor * 0.5).clamp(0, 1), atol=1e-5)
+
+
+def test_cutout_blackens_a_square_around_any_pixel():
+    made = augmentation_from({"cutout": 4})[0](torch.ones(3000, 2, 10, 12), Keys(0, 0, torch.arange(3000)))
+    black = made == 0
+    assert torch.equal(black[:, 0], black[:, 1])
+    rows, columns = black[:, 0].any(2), black[:, 0].any(1)
+    assert torch.equal(black[:, 0], rows[:, :, None] & columns[:, None, :])
+    assert set(rows.sum(1).tolist()) == {2, 3, 4}  # around the first and last rows half of it is lost
+    assert rows.sum(1).eq(4).double().mean() == pytest.approx(0.7, abs=0.04)  # 7 of 10 centres
+    assert columns.double().mean(0)[4:8].min() > 0.28
+
+
+def test_autoaugment_has_the_papers_policy_and_torchvisions_operations():
+    names = {"TranslateX": "translate_x", "TranslateY": "translate_y", "ShearY": "shear_y"}
+    theirs = AutoAugment(AutoAugmentPolicy.CIFAR10)
+    table = theirs._get_policies(AutoAugmentPolicy.CIFAR10)
+    assert len(CIFAR10_POLICY) == len(table) == 25
+    x, seen = torch.rand(3, 3, 32, 32), set()
+    for ours, pair in zip(CIFAR10_POLICY, table, strict=True):
+        for (name, chance, magnitude), (their_name, their_chance, their_magnitude) in zip(ours, pair, strict=True):
+            assert (name, chance) == (names.get(their_name, their_name.lower()), their_chance)
+            assert their_magnitude in (magnitude, None)
+            values, signed = theirs._AUGMENTATION_SPACE[their_name]
+            size = values(10, 32, 32)
+            for sign in (1, -1) if signed else (1,):
+                level = 0.0 if size is None else sign * float(size[magnitude])
+                expected = theirs._apply_image_or_video_transform(
+                    x, their_name, level, interpolation=InterpolationMode.NEAREST, fill={}
+                )
+                assert torch.allclose(operated(x, name, sign * magnitude), expected, atol=1e-5), name
+            seen.add(name)
+    assert set(LARGEST) < seen
+
+
+def test_autoaugment_draws_pairs_chances_and_signs_as_it_says(monkeypatch):
+    seen = []
+
+    def operated(x, name, magnitude):
+        seen.extend([(name, magnitude)] * len(x))
+        return x
+
+    monkeypatch.setattr(augment_policy, "operated", operated)
+    n = 10_000
+    augmentation_from({"autoaugment": "cifar10"})[0](torch.rand(n, 1, 2, 2), Keys(0, 0, torch.arange(n)))
+    counts = Counter(seen)
+    for operation in {(name, magnitude) for pair in CIFAR10_POLICY for name, _, magnitude in pair}:
+        chance = sum(step[1] for pair in CIFAR10_POLICY for step in pair if (step[0], step[2]) == operation)
+        name, magnitude = operation
+        found = [counts[name, sign * magnitude] / n for sign in ((1, -1) if magnitude else (1,))]
+        assert sum(found) == pytest.approx(chance / 25, abs=0.012), operation
+        if name in LARGEST and magnitude:
+            assert found[0] == pytest.approx(chance / 50, abs=0.008), operation
+
+
+def test_one_of_gives_each_its_share_and_nested_draws_are_their_own():
+    x = torch.rand(3000, 1, 6, 6)
+    keys = Keys(0, 0, torch.arange(3000))
+    made = augmentation_from({"one_of": {"contrast": [0, 0], "cutout": 6, "crop": {"pad": 0}}})[0](x, keys)
+    grey = (made == 0.5).flatten(1).all(1).double().mean()
+    same = (made == x).flatten(1).all(1).double().mean()
+    assert (grey, same) == (pytest.approx(1 / 3, abs=0.03), pytest.approx(1 / 3, abs=0.03))
+    flip, one_of = augmentation_from({"flip": True, "one_of": {"flip": True, "crop": {"pad": 0}}})
+    twice = one_of(flip(x, keys), keys)  # were both draws the same, the second flip would undo half of the first
+    assert (twice != x).flatten(1).any(1).double().mean() == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("mode", "torch_mode"), [("reflect", "reflect"), ("zero", "constant"), ("edge", "replicate")]
+)
 def test_a_crop_is_a_window_of_the_padded_image(mode, torch_mode):
     x = torch.rand(60, 2, 5, 7)
     before = x.clone()
@@ -162,6 +342,20 @@ def test_augmentation_is_read_from_a_recipe():
         ({"crop": -1}, "0 or more, got -1"),
         ({"crop": "four"}, "got 'four'"),
         ({"flip": 1}, "true or false"),
+        ({"rotate": "ten"}, "rotate: a number is needed, got 'ten'"),
+        ({"rotate": 0}, "above 0 and not above 180"),
+        ({"resized_crop": 0.5}, "resized_crop: true or"),
+        ({"resized_crop": {"scael": [0, 1]}}, "unknown option of resized_crop 'scael'; did you mean scale"),
+        ({"resized_crop": {"scale": [0.5, 2]}}, "at most 1, got 2"),
+        ({"resized_crop": {"ratio": [2, 1]}}, "0 < LOW <= HIGH"),
+        ({"trim": 0.5}, "above 0 and below 0.5"),
+        ({"contrast": 0.5}, r"two numbers, \[LOW, HIGH\], are needed, got 0.5"),
+        ({"contrast": [1.5, 0.5]}, "0 <= LOW <= HIGH"),
+        ({"autoaugment": "cifar"}, "unknown policy of autoaugment 'cifar'; did you mean cifar10"),
+        ({"cutout": 1.5}, "number of pixels from 1, got 1.5"),
+        ({"one_of": {"flip": True}}, "two augmentations or more"),
+        ({"share": 0.5}, "nothing is said to vary"),
+        ({"share": 2, "flip": True}, "above 0 and not above 1, got 2"),
     ]:
         with pytest.raises(ConfigError, match=says):
             augmentation_from(settings)
