@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from art_ext.parts.attacks import Attack
+    from art_ext.parts.detectors import Detector
     from art_ext.plan import Plan
     from art_ext.types import Facts, Forward
 
@@ -31,6 +32,7 @@ class EvaluationContext:
         eps: of the threat, in clip-value units.
         clip: smallest and largest pixel value.
         surrogates: other networks for the same task, by name, which an attack may transfer from.
+        detectors: the plan's, fitted, with thresholds from held-out images; empty where these cannot be had.
     """
 
     plan: Plan
@@ -38,6 +40,7 @@ class EvaluationContext:
     eps: float
     clip: tuple[float, float]
     surrogates: Mapping[str, Forward] = field(default_factory=dict)
+    detectors: Sequence[Detector] = ()
 
     @property
     def facts(self) -> Facts:

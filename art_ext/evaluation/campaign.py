@@ -20,6 +20,7 @@ from art_ext.evaluation.record import AttackResult, Estimate
 from art_ext.evaluation.suite import Evaluator
 from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Clock, Tick, Trial, Trials
+from art_ext.parts.detectors import Detector
 
 RANK = {"gradient": 0, "informed": 1, "reference": 2, "black-box": 3, "transfer": 4, "corruption": 5}
 """Families in the order in which they run: attacks with gradients before those they are compared with."""
@@ -36,6 +37,7 @@ class Campaign:
     Args:
         planned: the attacks; they run by family, and the last ones of `last` after all others.
         identity: what all numbers depend on besides the attacks.
+        detectors: fitted; what they make of every adversarial image is kept.
 
     Raises:
         DataError: for images outside the clip range.
@@ -51,6 +53,7 @@ class Campaign:
         last: Sequence[Planned],
         identity: Mapping[str, Any],
         *,
+        detectors: Sequence[Detector] = (),
         folder: Path | None = None,
         writer: str = "0",
         batch_size: int = 256,
@@ -64,6 +67,7 @@ class Campaign:
             evaluator,
             threat,
             identity,
+            detectors=detectors,
             folder=folder,
             writer=writer,
             batch_size=batch_size,
@@ -96,12 +100,12 @@ class Campaign:
                 return
 
     def fell(self, *wanted: str) -> Tensor:
-        """(N,) bool: changed inside the ball by one of these attacks, as far as they ran."""
+        """(N,) bool: right when clean, changed inside the ball by one of these attacks, as far as they ran."""
         lost = torch.zeros_like(self.right)
         for name in wanted:
             if name in self.found:
                 lost |= self.found[name].fell(self.y)
-        return lost & self.active
+        return lost & self.active & self.right
 
     def estimate(self, kept: Tensor) -> Estimate:
         """The share of the images asked for that are in `kept` (N,) bool."""
@@ -145,6 +149,8 @@ class Campaign:
     def _owed(self, attack: Planned) -> Tensor:
         if attack.name == names.RESCALED:  # with nothing to rescale it would be the same attack again
             return self.right & (self._scales < 1)
+        if attack.wrong_too:
+            return torch.ones_like(self.right)
         return self.right if attack.everywhere or not attack.bounded(self.threat) else self.standing
 
     def _result(self, trial: Trial) -> AttackResult:

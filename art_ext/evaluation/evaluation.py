@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,12 +36,13 @@ from art_ext.evaluation.record import (
 from art_ext.evaluation.rejecting import judge_detector, prepare_detector
 from art_ext.evaluation.settling import Question, groups
 from art_ext.evaluation.subject import Rows, Subject
-from art_ext.evaluation.suite import Evaluator
+from art_ext.evaluation.suite import TPR, Evaluator
 from art_ext.evaluation.suites import Suite
 from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Clock, Tick
 from art_ext.evaluation.trust import judge
 from art_ext.evaluation.verdict import conclude
+from art_ext.parts.detectors import Detector
 
 COMPARED = 1 << 30
 """Pixels of training images, at most, that the evaluated images are looked for among."""
@@ -141,9 +143,12 @@ class Evaluation:
         self.info = replace(info, digest=self.digest) if info else DataInfo("images", "given", self.digest, n)
         self.evaluator = self._evaluator(subject.net, self.data)
         self.repeats = repeats(self.evaluator, n)
+        self.detectors, unjudged = self._detectors()
         self.lineup = self._lineup(attacks or {}, baseline)
+        if unjudged:
+            self.lineup.missing[subject.plan.owner("detectors")] = unjudged
         last = effort(threat, *options.suite.effort)
-        self.campaign = self._campaign(self.evaluator, self.lineup, last)
+        self.campaign = self._campaign(self.evaluator, self.lineup, last, self.detectors)
         self.baseline = baseline
         self.beside = tuple(Peer.of(name, one) for name, one in (beside or {}).items() if self._like(one))
         self.answer: bool | None = None
@@ -242,13 +247,15 @@ class Evaluation:
             threat,
             self.options.suite,
             entries,
-            EvaluationContext(subject.plan, threat.norm, threat.eps, threat.clip, surrogates),
+            EvaluationContext(subject.plan, threat.norm, threat.eps, threat.clip, surrogates, self.detectors),
             extra=self.options.extra,
             adaptive=subject.adaptive,
             random=bool(self.repeats.varied.any()),
         )
 
-    def _campaign(self, evaluator: Evaluator, lineup: Lineup, last: Sequence[Planned]) -> Campaign:
+    def _campaign(
+        self, evaluator: Evaluator, lineup: Lineup, last: Sequence[Planned], detectors: Sequence[Detector] = ()
+    ) -> Campaign:
         options, threat = self.options, self.threat
         identity = {
             "art_ext": installed(),
@@ -264,6 +271,7 @@ class Evaluation:
             lineup.planned,
             last,
             identity,
+            detectors=detectors,
             folder=options.folder,
             writer="0" if options.shard is None else str(options.shard[0]),
             batch_size=options.batch_size,
@@ -300,30 +308,44 @@ class Evaluation:
         )
         return smallest, curve_of(smallest[campaign.active], self.threat.eps)
 
+    def _detectors(self) -> tuple[list[Detector], str]:
+        """The plan's detectors, fitted and with thresholds, as copies; and why some are not among them."""
+        detectors = self.subject.plan.compose().detectors
+        if not detectors:
+            return [], ""
+        why = "their thresholds need held-out images"
+        if self.calibration is None:
+            self.notes.append(f"detectors were not judged: {why} (calibration)")
+            return [], f"its detectors were not attacked, since {why}"
+        held_out = self._evaluator(self.subject.net, self.calibration)
+        if not bool(held_out.clean().right.any()):
+            self.notes.append(f"detectors were not judged: {why} that are classified correctly, and there are none")
+            return [], f"its detectors were not attacked, since {why} that are classified correctly"
+        seen, out = self.seen.get("training"), held_out.outputs()
+        training = None if seen is None else self._evaluator(self.subject.net, _some(seen))
+        ready, why = [], ""
+        for detector in map(copy, detectors):
+            wanting = prepare_detector(detector, training)
+            if wanting is None:
+                detector.calibrate(out, held_out.y, TPR)
+                ready.append(detector)
+            else:
+                self.notes.append(f"a detector was not judged: {wanting}")
+                why = wanting
+        return ready, why
+
     def _rejection(self) -> list[RejectionResult]:
         """Each of the plan's detectors, on thresholds from held-out rows."""
-        parts = self.subject.plan.compose()
-        if not parts.detectors or self.clock.over:
+        if not self.detectors or self.calibration is None or self.clock.over:
             return []
-        owner = self.subject.plan.owner("detectors")
-        if self.calibration is None:
-            self.notes.append("detectors were not judged: their thresholds need held-out images (calibration)")
-            self.lineup.missing[owner] = "its detectors were not attacked, since their thresholds need held-out images"
-            return []
-        net = self.subject.net
-        calibration = self._evaluator(net, self.calibration)
-        training = self._evaluator(net, _some(self.seen["training"])) if "training" in self.seen else None
-        test = self._evaluator(net, Rows(self.data.x, self.data.y))
-        found: list[RejectionResult] = []
-        for detector in parts.detectors:
-            why = prepare_detector(detector, training)
-            if why is not None:
-                self.notes.append(f"a detector was not judged: {why}")
-                self.lineup.missing[owner] = why
-                continue
-            steps = min(self.options.suite.caps["steps"], 100)
-            found += judge_detector(detector, parts.attack, self.threat, calibration, test, steps=steps)
-        return found
+        calibration = self._evaluator(self.subject.net, self.calibration)
+        test, rows = self._evaluator(self.subject.net, self.data), self.campaign.active.nonzero().squeeze(1)
+        steps, trials = min(self.options.suite.caps["steps"], 100), list(self.campaign.found.values())
+        return [
+            result
+            for detector in self.detectors
+            for result in judge_detector(detector, trials, self.threat, calibration, test, rows, steps=steps)
+        ]
 
     def _baseline(self) -> Baseline | None:
         """The undefended network under the same attacks, each but those that tables compare on what stands."""

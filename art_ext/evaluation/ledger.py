@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 FOLDER = "partial"
+NO_ANSWER = -1
+"""Instead of a class: the network answers NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Batch:
 
     Attributes:
         index: (n,) which images.
-        predicted: (n,) the class that the network gives for each adversarial twin.
-        confidence: (n,) its softmax probability.
+        predicted: (n,) the class that the network gives for each adversarial twin; `NO_ANSWER` for logits that
+            are no numbers.
+        confidence: (n,) its softmax probability, 0 without an answer.
         norm: (n,) of the perturbation, in the threat's norm.
         inside: (n,) bool: the twin lies in the threat's ball and in the clip range.
+        scores: a detector's name to (n,) what it makes of each twin, -inf where that is not defined.
     """
 
     index: Tensor
@@ -40,11 +44,11 @@ class Batch:
     forwards: int
     backwards: int
     seconds: float
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     def as_line(self) -> str:
-        return json.dumps(
-            {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
-        )
+        data = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(self).items()}
+        return json.dumps(data | {"scores": {name: score.tolist() for name, score in self.scores.items()}})
 
     @classmethod
     def from_line(cls, line: str) -> Batch:
@@ -58,6 +62,7 @@ class Batch:
             data["forwards"],
             data["backwards"],
             data["seconds"],
+            {name: torch.tensor(score, dtype=torch.float64) for name, score in data["scores"].items()},
         )
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ArtExtError, ConfigError
+from art_ext.evaluation.evading import evasions, raised_by
 from art_ext.evaluation.identity import fingerprint
 from art_ext.evaluation.probes import Averaged, RandomSearch, rescaled_ce
 from art_ext.evaluation.record import Family
@@ -33,6 +34,7 @@ class Planned:
 
     Attributes:
         everywhere: on all images that are right when clean; else on those that still stand.
+        wrong_too: on all images, those that are wrong when clean included, which a detector may reject.
         of: the ingredient that it is the adaptive attack of.
     """
 
@@ -41,6 +43,7 @@ class Planned:
     family: Family
     everywhere: bool = False
     of: str | None = None
+    wrong_too: bool = False
 
     def bounded(self, threat: Threat) -> bool:
         """Whether it says that it stays in the threat's ball."""
@@ -78,8 +81,12 @@ class Lineup:
         """Adds an attack, once: one that is there already counts for its ingredient too. Returns its name."""
         for place, old in enumerate(self.planned):
             if old.identity == new.identity:
-                of, everywhere = old.of or new.of, old.everywhere or new.everywhere
-                self.planned[place] = replace(old, of=of, everywhere=everywhere)
+                self.planned[place] = replace(
+                    old,
+                    of=old.of or new.of,
+                    everywhere=old.everywhere or new.everywhere,
+                    wrong_too=old.wrong_too or new.wrong_too,
+                )
                 return old.name
         taken = {planned.name for planned in self.planned}
         name, number = new.name, 2
@@ -89,7 +96,8 @@ class Lineup:
         return name
 
     def inform(self, ingredient: str, name: str) -> None:
-        self.covered.setdefault(ingredient, []).append(name)
+        names = self.covered.setdefault(ingredient, [])
+        names += [name] if name not in names else []
 
 
 def core(threat: Threat, tries: int, *, random: bool = False) -> list[Planned]:
@@ -213,24 +221,30 @@ def _inform(
     """Each ingredient's adaptive attacks, or why it has none."""
     parts, steps = plan.compose(), min(suite.caps["steps"], 100)
     base = PGD(threat.ball(), steps, clip=threat.clip)
+    own = own_attack(parts.attack, threat, steps)
+    if own is not None and raised_by(own, parts.detectors):  # it goes on after success, to be kept
+        own = replace(own, stop_when_wrong=False)
     for used in plan.used:
-        why = ""
+        why, rejects = "", plan.owner("detectors") == used and bool(parts.detectors)
+        knowing: list[tuple[str, Attack, bool]] = []
         known = [entry for entry in entries.values() if used in entry.informs or entry.name in adaptive.get(used, ())]
         for entry in known:
             try:
-                for name, attack in entry.build(_capped(entry, suite.caps), context):
-                    lineup.inform(used, lineup.add(Planned(name, attack, "informed", of=used)))
+                built = entry.build(_capped(entry, suite.caps), context)
+                knowing += [(name, attack, False) for name, attack in built]
             except (ArtExtError, ValidationError) as error:
                 why = f"its attack {entry.name} did not run: {error}"
         if plan.owner("criterion") == used:
             for objective in parts.criterion.adversaries:
-                attack = for_evaluation(base, objective=objective)
-                lineup.inform(used, lineup.add(Planned(f"pgd{steps}_{objective.name}", attack, "informed", of=used)))
-        if plan.owner("attack") == used and (own := own_attack(parts.attack, threat, steps)) is not None:
-            lineup.inform(used, lineup.add(Planned(f"{used}_attack", own, "informed", of=used)))
-        for detector in parts.detectors if plan.owner("detectors") == used else ():
-            if detector.adversaries:
-                lineup.inform(used, f"evading {detector.name}")
+                knowing.append((f"pgd{steps}_{objective.name}", for_evaluation(base, objective=objective), False))
+        if plan.owner("attack") == used and own is not None:
+            knowing.append((f"{used}_attack", own, False))
+        for detector in context.detectors if rejects else ():
+            found = evasions(detector, own, base, suite.evasion, plan.facts.n_classes)
+            knowing += [(name, attack, True) for name, attack in found]
+        for name, attack, wrong_too in knowing:
+            planned = Planned(name, attack, "informed", everywhere=rejects, of=used, wrong_too=wrong_too)
+            lineup.inform(used, lineup.add(planned))
         if used in lineup.covered:
             continue
         if used in {owner for owner, _ in plan.surgery} or why:

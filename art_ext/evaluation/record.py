@@ -144,6 +144,8 @@ class RejectionResult(_Part):
         auc: of "distal", of all clean images against the noise.
         asked_tpr: the share of correct held-out images that set the threshold.
         denied: of aim "deny", the share of correct, kept clean images that the adversary gets rejected or wrong.
+        strongest: of aim "evade", the attack that the worst case of most images comes from.
+        forwards, backwards: those of the evaluation's attacks, of aim "evade", whose passes count there.
     """
 
     detector: str
@@ -164,6 +166,7 @@ class RejectionResult(_Part):
     forwards: int = 0
     backwards: int = 0
     denied: float | None = None
+    strongest: str | None = None
 
 
 @dataclass(frozen=True)

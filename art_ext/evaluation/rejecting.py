@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from art_ext.evaluation.record import RejectionResult
 from art_ext.evaluation.rejection import Rejection, keep_rate, roc_auc, strongest
 from art_ext.evaluation.suite import Evaluator
 from art_ext.evaluation.threat import Threat
+from art_ext.evaluation.trials import Trial
 from art_ext.parts.attacks import PGD, Attack, for_evaluation
 from art_ext.parts.detectors import Detector, threshold_at
 from art_ext.parts.distal import Distal
@@ -52,96 +53,101 @@ def prepare_detector(detector: Detector, training: Evaluator | None) -> str | No
 
 def judge_detector(
     detector: Detector,
-    own: Attack | None,
+    trials: Sequence[Trial],
     threat: Threat,
     calibration: Evaluator,
     test: Evaluator,
+    rows: Tensor,
     *,
     steps: int,
     tprs: Sequence[float] = TPRS,
 ) -> list[RejectionResult]:
-    """One fitted detector on all test images: each TPR against those who evade it, deny it, or show it noise.
+    """One fitted detector on test images: each TPR against those who evade it, deny it, or show it noise.
 
-    The evading attacker raises each adversary that the detector names, by PGD that goes on after
-    success; each image keeps the misclassified twin with the highest score. The denying one lowers the
-    score of what it is given. The distal one raises the score of noise in the threat's ball, one image of
-    noise for each test image; without a finite clip range there is none.
+    The evading attacker has run every attack of the evaluation; each image keeps, of the misclassified
+    twins inside the ball, the one with the highest score. The denying one lowers the score of what it is
+    given. The distal one raises the score of noise in the threat's ball, one image of noise for each test
+    image; without a finite clip range there is none.
 
     Args:
-        own: the plan's attack, used where it raises one of the same adversaries.
-        calibration: held-out images, whose correct ones set the thresholds.
+        trials: the attacks, with the detector's scores.
+        calibration: held-out images, whose correct ones set the thresholds; at least one is.
+        rows: (n,) which test images.
     """
     clean, right = calibration.outputs(), calibration.clean().right
-    if not bool(right.any()):
-        return []
     scores = detector.score(clean)[right]
     thresholds = [(tpr, threshold_at(scores, tpr)) for tpr in tprs]
-    base = PGD(threat.ball(), steps, clip=threat.clip)
-    attacks: list[Attack] = []
-    for objective in detector.adversaries:
-        chosen = base
-        if isinstance(own, PGD) and own.objective is objective:
-            chosen = replace(own, norm=threat.ball(), steps=max(own.steps, steps), tau=None)
-        attacks.append(for_evaluation(chosen, objective=objective, stop_when_wrong=False, clip=threat.clip))
-    out = test.outputs()
-    clean_of_test = detector.score(out), out.logits.argmax(1) != test.y
-    results = _evaded(detector, attacks, test, clean_of_test, thresholds) if attacks else []
-    denial = for_evaluation(base, objective=denying(detector), stop_when_wrong=False)
-    results += _denied(detector, denial, test, clean_of_test, thresholds)
+    base = for_evaluation(PGD(threat.ball(), steps, clip=threat.clip), stop_when_wrong=False)
+    out = test.outputs(rows=rows)
+    shown = Shown(detector, test, rows, detector.score(out), out.logits.argmax(1) != test.y[rows])
+    results = _evaded(shown, WORST, [trial for trial in trials if trial.bounded], thresholds)
+    results += _denied(shown, base.raising(denying(detector)), thresholds)
     if threat.clip[1] - threat.clip[0] < float("inf"):
-        results += _distal(detector, Distal(for_evaluation(base), pleasing(detector)), test, clean_of_test, thresholds)
+        results += _distal(shown, Distal(replace(base, stop_when_wrong=True), pleasing(detector)), thresholds)
     return results
 
 
-Clean = tuple[Tensor, Tensor]
-"""(N,) scores of the clean test images, and (N,) bool, which are misclassified."""
+WORST = "the worst of all attacks"
 Thresholds = Sequence[tuple[float, float]]
 """Each TPR that was asked for, and the score that gives it."""
 
 
-def _evaded(
-    detector: Detector, attacks: Sequence[Attack], test: Evaluator, clean: Clean, thresholds: Thresholds
-) -> list[RejectionResult]:
-    before = replace(test.spent)
-    twins = [test.outputs(attack) for attack in attacks]
-    fooled = torch.stack([twin.logits.argmax(1) != test.y for twin in twins])
-    raised = torch.stack([detector.score(twin) for twin in twins]).double()
-    best = strongest(torch.where(fooled, raised, -torch.inf))[None]
-    twin = raised.gather(0, best)[0].to(clean[0]), fooled.gather(0, best)[0]
-    name = " and ".join(str(attack) for attack in attacks)
-    return [
-        _result(detector, name, "evade", tpr, Rejection.of(*clean, *twin, tau), test.spent, before)
-        for tpr, tau in thresholds
-    ]
+@dataclass(frozen=True)
+class Shown:
+    """What a detector was shown: the clean images at `rows` (n,), their scores (n,), and which are misclassified."""
+
+    detector: Detector
+    test: Evaluator
+    rows: Tensor
+    score: Tensor
+    wrong: Tensor
 
 
-def _denied(
-    detector: Detector, attack: Attack, test: Evaluator, clean: Clean, thresholds: Thresholds
-) -> list[RejectionResult]:
+def _evaded(shown: Shown, name: str, trials: Sequence[Trial], thresholds: Thresholds) -> list[RejectionResult]:
+    """Attacks that the evaluation ran: each image's misclassified twin with the highest score, or none."""
+    detector, y = shown.detector.name, shown.test.y
+    ran = [trial for trial in trials if detector in trial.scores]
+    if not ran:
+        return []
+    fooled = torch.stack([trial.fell(y)[shown.rows] for trial in ran])
+    raised = torch.stack([trial.scores[detector][shown.rows] for trial in ran])
+    raised = torch.where(fooled, raised, -torch.inf)
+    best, any_fooled = strongest(raised), fooled.any(0)
+    counts = best[any_fooled].bincount(minlength=len(ran))
+    spent = Spent(sum(trial.forwards for trial in ran), sum(trial.backwards for trial in ran))
+    most = ran[int(counts.argmax())].planned.name if bool(any_fooled.any()) else None
+    twin = raised.gather(0, best[None])[0], any_fooled
+    results = []
+    for tpr, tau in thresholds:
+        made = _result(
+            shown, name, "evade", tpr, Rejection.of(shown.score.double(), shown.wrong, *twin, tau), spent, Spent()
+        )
+        results.append(replace(made, strongest=most))
+    return results
+
+
+def _denied(shown: Shown, attack: Attack, thresholds: Thresholds) -> list[RejectionResult]:
+    test, score, wrong = shown.test, shown.score, shown.wrong
     before = replace(test.spent)
-    twin = test.outputs(attack)
-    (score, wrong), lowered, lost = clean, detector.score(twin), twin.logits.argmax(1) != test.y
+    twin = test.outputs(attack, shown.rows)
+    lowered, lost = shown.detector.score(twin), twin.logits.argmax(1) != test.y[shown.rows]
     results = []
     for tpr, tau in thresholds:
         good = ~wrong & (score >= tau)
         denied = float((good & (lost | (lowered < tau))).sum()) / max(1, int(good.sum()))
         found = Rejection.of(score, wrong, lowered, lost, tau)
-        made = _result(detector, str(attack), "deny", tpr, found, test.spent, before)
+        made = _result(shown, str(attack), "deny", tpr, found, test.spent, before)
         results.append(replace(made, denied=denied))
     return results
 
 
-def _distal(
-    detector: Detector, attack: Attack, test: Evaluator, clean: Clean, thresholds: Thresholds
-) -> list[RejectionResult]:
-    before = replace(test.spent)
-    (score, wrong), noise = clean, detector.score(test.outputs(attack))
-    nobody = torch.zeros_like(wrong)
+def _distal(shown: Shown, attack: Attack, thresholds: Thresholds) -> list[RejectionResult]:
+    score, wrong, spent = shown.score, shown.wrong, shown.test.spent
+    before = replace(spent)
+    noise, nobody = shown.detector.score(shown.test.outputs(attack, shown.rows)), torch.zeros_like(wrong)
     results = []
     for tpr, tau in thresholds:
-        made = _result(
-            detector, str(attack), "distal", tpr, Rejection.of(score, wrong, noise, nobody, tau), test.spent, before
-        )
+        made = _result(shown, str(attack), "distal", tpr, Rejection.of(score, wrong, noise, nobody, tau), spent, before)
         own = {"fpr": keep_rate(noise >= tau), "auc": roc_auc(score, noise), "n_eligible": len(noise)}
         results.append(replace(made, **NO_CLASS, **own))  # type: ignore[arg-type]
     return results
@@ -152,8 +158,8 @@ NO_CLASS = dict.fromkeys(("robust_error", "unthresholded", "fpr_of_successful", 
 
 
 def _result(
-    detector: Detector, attack: str, aim: str, tpr: float, found: Rejection, spent: Spent, before: Spent
+    shown: Shown, attack: str, aim: str, tpr: float, found: Rejection, spent: Spent, before: Spent
 ) -> RejectionResult:
-    data = {"detector": detector.name, "attack": attack, "aim": aim, "asked_tpr": tpr, **found.as_record()}
+    data = {"detector": shown.detector.name, "attack": attack, "aim": aim, "asked_tpr": tpr, **found.as_record()}
     passes = {"forwards": spent.forwards - before.forwards, "backwards": spent.backwards - before.backwards}
     return RejectionResult.from_record(data | passes)

@@ -157,9 +157,13 @@ class Evaluator:
 
     def logits(self, x: Tensor) -> Tensor:
         """(n, K), of the network itself, in eval mode."""
+        return self.answer(x).logits
+
+    def answer(self, x: Tensor) -> Outputs:
+        """What the network itself gives for x (n, C, H, W), in eval mode."""
         self.spent.forwards += len(x)
-        with frozen(self.net), torch.no_grad():
-            return self.net(x).logits  # type: ignore[no-any-return]
+        with frozen(self.net), self.net.offering_features(), torch.no_grad():
+            return self.net(x)  # type: ignore[no-any-return]
 
     def outputs(self, attack: Attack | None = None, rows: Tensor | None = None) -> Outputs:
         """What the network gives for the images at `rows`, or for the adversarial twin of each; on the CPU.

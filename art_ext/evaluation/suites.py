@@ -36,6 +36,7 @@ class Suite:
         caps: largest values of options of informed attacks; they run at their own where they have fewer.
         effort: steps and restarts of the attack that asks whether more effort would have found more.
         curve: rounds of bisection, and steps in each.
+        evasion: wrong classes, steps and restarts of the attack on a detector.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Suite:
     caps: Mapping[str, int]
     effort: tuple[int, int]
     curve: tuple[int, int]
+    evasion: tuple[int, int, int] = (9, 20, 1)
     other_norms: bool = False
 
 
@@ -74,6 +76,7 @@ STANDARD = Suite(
     caps={"steps": 200, "restarts": 3, "search_steps": 5, "queries": 5000},
     effort=(200, 2),
     curve=(7, 20),
+    evasion=(9, 100, 2),
 )
 FULL = Suite(
     "full",
@@ -95,6 +98,7 @@ FULL = Suite(
     caps={"steps": 1000, "restarts": 10, "search_steps": 9, "queries": 10_000},
     effort=(500, 5),
     curve=(8, 40),
+    evasion=(99, 200, 5),
     other_norms=True,
 )
 SUITES: dict[str, Suite] = {suite.name: suite for suite in (QUICK, STANDARD, FULL)}

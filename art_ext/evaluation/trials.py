@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from art_ext.evaluation.ledger import Batch, Ledger, digest_of_config
+from art_ext.evaluation.identity import fingerprint
+from art_ext.evaluation.ledger import NO_ANSWER, Batch, Ledger, digest_of_config
 from art_ext.evaluation.lineup import Planned
 from art_ext.evaluation.suite import Evaluator
 from art_ext.evaluation.threat import Threat
+from art_ext.parts.detectors import Detector
 from art_ext.parts.noise import mix_int
 from art_ext.parts.norms import per_example
 
@@ -29,7 +31,7 @@ class Trial:
 
     Attributes:
         done: (N,) bool: it was run on this image.
-        predicted, confidence, norm, inside: as in `ledger.Batch`, (N,).
+        predicted, confidence, norm, inside, scores: as in `ledger.Batch`, (N,).
         bounded: whether it promises to stay in the threat's ball.
         error: why it could not go on.
     """
@@ -41,6 +43,7 @@ class Trial:
     confidence: Tensor
     norm: Tensor
     inside: Tensor
+    scores: dict[str, Tensor] = field(default_factory=dict)
     forwards: int = 0
     backwards: int = 0
     seconds: float = 0.0
@@ -59,6 +62,8 @@ class Trial:
         self.done[at] = True
         for name in ("predicted", "confidence", "norm", "inside"):
             getattr(self, name)[at] = getattr(batch, name)
+        for name, score in batch.scores.items():
+            self.scores.setdefault(name, torch.full((len(self.done),), -torch.inf, dtype=torch.float64))[at] = score
         self.forwards += batch.forwards
         self.backwards += batch.backwards
         self.seconds += batch.seconds
@@ -70,6 +75,11 @@ class Trial:
     def fell(self, y: Tensor) -> Tensor:
         """(N,) bool: misclassified inside the threat's ball."""
         return self.changed(y) & self.inside
+
+    @property
+    def unanswered(self) -> Tensor:
+        """(N,) bool: the network answered NaN or infinity, which counts as misclassified."""
+        return self.done & (self.predicted == NO_ANSWER)
 
 
 @dataclass(frozen=True)
@@ -123,6 +133,7 @@ class Trials:
 
     Args:
         identity: what all numbers depend on besides the attack: digests, threat, seed, version.
+        detectors: fitted; what they make of every adversarial image is kept.
         folder: of the ledger; None keeps nothing on disk.
         writer: names this process among those that share the folder.
     """
@@ -133,13 +144,15 @@ class Trials:
         threat: Threat,
         identity: Mapping[str, Any],
         *,
+        detectors: Sequence[Detector] = (),
         folder: Path | None = None,
         writer: str = "0",
         batch_size: int = 256,
         clock: Clock | None = None,
         progress: Callable[[Tick], None] | None = None,
     ) -> None:
-        self.evaluator, self.threat, self.identity = evaluator, threat, dict(identity)
+        self.evaluator, self.threat, self.detectors = evaluator, threat, tuple(detectors)
+        self.identity = {**identity, "detectors": fingerprint(self.detectors)}
         self.folder, self.writer, self.batch_size = folder, writer, batch_size
         self.clock, self.progress = clock or Clock(), progress
         self.found: dict[str, Trial] = {}
@@ -190,8 +203,12 @@ class Trials:
             clean, _ = self.evaluator.batch(index)
             finite = made.isfinite().flatten(1).all(1)
             made = torch.where(per_example(finite), made, clean)
-            probabilities = F.softmax(self.evaluator.logits(made).double(), 1)
-        confidence, predicted = probabilities.max(1)
+            out = self.evaluator.answer(made)
+        probabilities = F.softmax(out.logits.double(), 1)
+        answered = probabilities.isfinite().all(1)
+        confidence, predicted = torch.where(answered[:, None], probabilities, 0.0).max(1)
+        predicted = torch.where(answered, predicted, NO_ANSWER)
+        scores = {detector.name: detector.score(out).double() for detector in self.detectors}
         return Batch(
             index,
             predicted.cpu(),
@@ -201,6 +218,7 @@ class Trials:
             spent.forwards - before[0],
             spent.backwards - before[1],
             time.perf_counter() - began,
+            {name: torch.where(score.isnan(), -torch.inf, score).cpu() for name, score in scores.items()},
         )
 
 
