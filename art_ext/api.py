@@ -19,6 +19,7 @@ from art_ext.ingredient import (
     Positive,
     Radius,
     Share,
+    StepSize,
     checked,
 )
 from art_ext.lazy import lazily
@@ -46,7 +47,7 @@ from art_ext.parts.objectives import (
     other_confidence,
     unending,
 )
-from art_ext.parts.ranges import Growing, Uniform, warm_up
+from art_ext.parts.ranges import Growing, OfEps, Uniform, warm_up
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
 from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, probe, put
 from art_ext.parts.targeted import EveryTarget, RandomTarget, wrong_classes
@@ -98,6 +99,7 @@ __all__ = [
     "Norm",
     "Number",
     "Objective",
+    "OfEps",
     "Outputs",
     "Paper",
     "Plan",
@@ -114,6 +116,7 @@ __all__ = [
     "Share",
     "Start",
     "Step",
+    "StepSize",
     "Surgery",
     "Target",
     "Terms",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from art_ext.errors import ConfigError, did_you_mean, unknown
-from art_ext.parts.ranges import Uniform
+from art_ext.parts.ranges import OfEps, Uniform
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from art_ext.plan import Plan
 
 _FRACTION = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*/\s*([0-9.]+(?:[eE][-+]?[0-9]+)?)\s*")
+_OF_EPS = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)?\s*eps\s*(?:/\s*([1-9][0-9]*(?:\.[0-9]*)?))?\s*")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,14 @@ def parse_range(value: Any) -> Any:
     return Uniform(float(low), float(high), per=value.get("per", "example"))
 
 
+def parse_step(value: Any) -> Any:
+    """Turns `eps/10` and `0.25 eps` into an `OfEps`; leaves all else to `parse_number`."""
+    found = _OF_EPS.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return value if isinstance(value, OfEps) else parse_number(value)
+    return OfEps(float(found[1] or 1) / float(found[2] or 1))
+
+
 Number = Annotated[float, BeforeValidator(parse_number), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
@@ -86,6 +95,8 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Radius = Annotated[Positive | Uniform, BeforeValidator(parse_range)]
 """An attack radius in clip-value units: a positive number, or a `Uniform` to draw it from."""
+StepSize = Annotated[Positive | OfEps, BeforeValidator(parse_step)]
+"""The length of an attack's steps: a positive number in clip-value units, or an `OfEps`, written `eps/10`."""
 
 
 class Ingredient(BaseModel):

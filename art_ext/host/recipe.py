@@ -52,7 +52,7 @@ from art_ext.ingredient import (
     problem,
 )
 from art_ext.lifecycle.roles import RESERVED
-from art_ext.parts.ranges import Uniform
+from art_ext.parts.ranges import OfEps, Uniform
 from art_ext.plan import Plan
 from art_ext.secrets import masked
 from art_ext.types import Facts
@@ -1033,6 +1033,8 @@ def _fields(model: BaseModel) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Uniform):
         return {"uniform": [value.low, value.high], "per": value.per}
+    if isinstance(value, OfEps):
+        return f"{value.share!r} eps"
     if isinstance(value, Enum):
         return _plain(value.value)
     if value is None or isinstance(value, bool | int | float | str):

@@ -12,6 +12,7 @@ from art_ext.errors import ConfigError
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import Eps, Linf, Norm, lp, per_example
 from art_ext.parts.objectives import Objective, Score, ce
+from art_ext.parts.ranges import OfEps
 from art_ext.types import Adversarial, Forward, Progress
 
 BNMode = Literal["eval", "train"]
@@ -112,7 +113,7 @@ class PGD:
 
     Attributes:
         norm: the ball; its eps may be drawn per example or batch.
-        step_size: in clip-value units, or None for 2.5 eps / steps, for each example's own eps.
+        step_size: in clip-value units, a share of each example's own eps, or None for 2.5 eps / steps of it.
         momentum: decay mu of MI-FGSM: g <- mu g + grad / |grad|_1 (Dong et al., CVPR 2018, eq. (6)).
         clip: smallest and largest pixel value.
         stop_when_wrong: with keep="best", an example keeps the first iterate that achieves the aim and
@@ -125,7 +126,7 @@ class PGD:
 
     norm: Norm
     steps: int = 10
-    step_size: float | None = None
+    step_size: float | OfEps | None = None
     objective: Objective = ce
     start: Start = field(default_factory=UniformStart)
     restarts: int = 1
@@ -141,7 +142,7 @@ class PGD:
         for name in ("steps", "restarts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.step_size is not None and self.step_size <= 0:
+        if isinstance(self.step_size, int | float) and self.step_size <= 0:
             raise ConfigError(f"step_size must be above 0, got {self.step_size}")
         for name in ("momentum", "jitter"):
             if getattr(self, name) < 0:
@@ -295,7 +296,7 @@ class PGD:
         return self.jitter * keys.stream("jitter", step).normal(tuple(x.shape[1:])).to(x.dtype)
 
     def __str__(self) -> str:
-        size = "2.5 eps / steps" if self.step_size is None else f"{self.step_size:g}"
+        size = f"{self.step_size:g}" if isinstance(self.step_size, int | float) else self.step_size or "2.5 eps / steps"
         parts = [str(self.norm), f"{self.steps} steps of {size}", f"on {self.objective}", f"start {self.start}"]
         if self.restarts > 1:
             parts.append(f"{self.restarts} restarts")
@@ -323,7 +324,10 @@ class Walk:
     @classmethod
     def of(cls, attack: PGD, x: Tensor, eps: Eps, mask: Tensor | None) -> Walk:
         low, high = (torch.tensor(bound, dtype=x.dtype, device=x.device) for bound in attack.clip)
-        size: Eps = attack.norm.usual_step(eps, attack.steps) if attack.step_size is None else attack.step_size
+        asked = attack.step_size
+        size: Eps = attack.norm.usual_step(eps, attack.steps) if asked is None else asked  # type: ignore[assignment]
+        if isinstance(asked, OfEps):
+            size = asked.share * eps
         if not isinstance(attack.norm, Linf):
             return cls(attack, x, eps, mask, low, high, size)
         # In L-inf, ball and box are one box a pixel; a mask narrows it.

@@ -1,4 +1,4 @@
-"""Numbers that are drawn anew for every example or batch, or grow in the course of a training."""
+"""Numbers that are drawn anew for every example or batch, grow in the course of a training, or go by such a one."""
 
 from __future__ import annotations
 
@@ -42,6 +42,24 @@ class Uniform:
 
     def __str__(self) -> str:
         return f"U[{self.low:g}, {self.high:g}] per {self.per}"
+
+
+@dataclass(frozen=True)
+class OfEps:
+    """A share of each example's own radius, however that is drawn or grows.
+
+    Raises:
+        ValueError: unless the share is above 0 and finite.
+    """
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < math.inf:
+            raise ValueError(f"a share of eps is above 0 and finite, not {self.share}")
+
+    def __str__(self) -> str:
+        return f"{self.share:g} eps"
 
 
 @dataclass(frozen=True, eq=False)

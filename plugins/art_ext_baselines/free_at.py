@@ -16,6 +16,7 @@ from art_ext.api import (
     Count,
     Ingredient,
     Madry,
+    OfEps,
     Paper,
     Plan,
     Positive,
@@ -51,7 +52,8 @@ class Replay:
             raise ConfigError(f"free_at takes its steps itself, so the attack cannot be {attack}; use pgd_at with that")
         x, norm = step.x, attack.norm
         radius = norm.radius(step.keys, x)
-        size = radius if attack.step_size is None else attack.step_size
+        asked = OfEps(1.0) if attack.step_size is None else attack.step_size
+        size = asked.share * radius if isinstance(asked, OfEps) else asked
         shared = self._for(x)
         delta = shared[: len(x)]
         for _ in range(self.replays):

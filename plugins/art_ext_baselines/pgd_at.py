@@ -19,11 +19,11 @@ from art_ext.api import (
     Number,
     Paper,
     Plan,
-    Positive,
     Radius,
     RandomTarget,
     Risk,
     Start,
+    StepSize,
     UniformStart,
     ZeroStart,
     norm_named,
@@ -56,7 +56,7 @@ class PGDAT(Ingredient):
     norm: NormName = "linf"
     eps: Annotated[Radius, Field(description="in clip-value units: a number, 8/255, or {uniform: [a, b]}")] = 8 / 255
     steps: Count = 10
-    step_size: Annotated[Positive | None, Field(description="2.5 eps / steps when left out")] = None
+    step_size: Annotated[StepSize | None, Field(description="2.5 eps / steps when left out")] = None
     restarts: Count = 1
     momentum: NonNegative = 0.0
     start: StartName = "uniform"

@@ -18,10 +18,10 @@ from art_ext.api import (
     NonNegative,
     Paper,
     Plan,
-    Positive,
     Radius,
     Risk,
     Rows,
+    StepSize,
     Terms,
     Views,
     both,
@@ -78,7 +78,7 @@ class TRADES(Ingredient):
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Annotated[Radius, Field(description="radius in clip-value units; 0.031 in the paper, not 8/255")] = 0.031
     steps: Count = 10
-    step_size: Annotated[Positive | None, Field(description="0.007 in the paper; 2.5 eps / steps when left out")] = None
+    step_size: Annotated[StepSize | None, Field(description="0.007 in the paper; 2.5 eps / steps when left out")] = None
     bn: Literal["eval", "train"] = "eval"
 
     def apply(self, plan: Plan) -> Plan:

@@ -24,6 +24,7 @@ from art_ext.api import (
     Positive,
     Radius,
     Start,
+    StepSize,
     UniformStart,
     ce,
     kl_to_clean,
@@ -86,7 +87,7 @@ class CAT(Ingredient):
     eps: Annotated[Radius, Field(description="radius in clip-value units")] = 8 / 255
     steps: Annotated[Count, Field(description="10, and 20 on MNIST")] = 10
     step_size: Annotated[
-        Positive | None, Field(description="2.5 eps / steps when left out: the code's 2/255; eps/20 on MNIST")
+        StepSize | None, Field(description="2.5 eps / steps when left out: the code's 2/255; eps/20 on MNIST")
     ] = None
     start_radius: Annotated[
         Positive | None, Field(description="of the random start; eps when left out; 0.1 in the MNIST code")

@@ -13,6 +13,7 @@ from art_ext.api import (
     Growing,
     Ingredient,
     NonNegative,
+    OfEps,
     Plan,
     Positive,
     Problem,
@@ -37,9 +38,8 @@ class Grow:
             raise ConfigError(f"{self.by}: the radius of the attack grows already; remove one of the two")
         if not isinstance(eps, int | float | Uniform):
             raise ConfigError(f"{self.by}: each image has a radius of its own, which does not grow; remove {self.by}")
-        if size is None and not isinstance(eps, int | float):
-            return replace(attack, norm=replace(attack.norm, eps=Growing(eps, self.epochs)))
-        size = 2.5 * float(eps) / attack.steps if size is None else size  # type: ignore[arg-type]  # no range here
+        if isinstance(eps, int | float) and not isinstance(size, int | float):
+            size = eps * (size.share if isinstance(size, OfEps) else 2.5 / attack.steps)
         return replace(attack, norm=replace(attack.norm, eps=Growing(eps, self.epochs)), step_size=size)
 
 

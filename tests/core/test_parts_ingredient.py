@@ -5,7 +5,19 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, StrictBool, ValidationError
 
-from art_ext.api import ConfigError, Count, Ingredient, NonNegative, Number, Positive, Radius, Share, Uniform
+from art_ext.api import (
+    ConfigError,
+    Count,
+    Ingredient,
+    NonNegative,
+    Number,
+    OfEps,
+    Positive,
+    Radius,
+    Share,
+    StepSize,
+    Uniform,
+)
 from art_ext.ingredient import parse_number, parse_range
 
 
@@ -18,6 +30,7 @@ class Sample(Ingredient):
     lam: NonNegative = 0.0
     share: Share = 0.5
     shift: Number = 0.0
+    pace: StepSize = 0.1
 
 
 def refused(**fields):
@@ -45,6 +58,22 @@ def test_what_is_no_number_is_refused(written):
     message = refused(shift=written)
     assert message.startswith("sample.shift: ")
     assert repr(written) in message
+
+
+@pytest.mark.parametrize(
+    ("written", "share"), [("eps/10", 0.1), ("eps / 4", 0.25), ("eps", 1), ("0.25 eps", 0.25), ("2.5eps/10", 0.25)]
+)
+def test_a_step_may_be_a_share_of_eps(written, share):
+    assert Sample(pace=written).pace == OfEps(share)
+    assert Sample(pace=OfEps(share)).pace == OfEps(share)
+    assert Sample(pace="2/255").pace == 2 / 255
+
+
+@pytest.mark.parametrize("written", ["eps/0", "eps*2", "-1 eps", "epsilon/10", "eps/", "0 eps", 0, "ten", True])
+def test_what_is_no_step_is_refused(written):
+    message = refused(pace=written)
+    assert message.startswith("sample.pace: ")
+    assert str(written) in message
 
 
 def test_a_division_by_zero_says_so():

@@ -21,6 +21,7 @@ from art_ext.api import (
     Linf,
     Madry,
     Mixed,
+    OfEps,
     Outputs,
     Plan,
     Uniform,
@@ -141,6 +142,23 @@ def test_pgd_at_in_other_norms_with_drawn_radii():
     attack = parts(PGDAT(norm="l2", eps={"uniform": [0.1, 0.5]}, objective="margin")).attack
     assert attack.norm == L2(Uniform(0.1, 0.5))
     assert attack.objective is cw
+
+
+def test_steps_may_be_a_share_of_the_drawn_radius():
+    attack = parts(PGDAT(eps={"uniform": [0.1, 0.5]}, steps=1, step_size="eps/10", start="zero")).attack
+    assert attack.step_size == OfEps(0.1)
+    assert "1 steps of 0.1 eps," in str(attack)
+    x, y = torch.full((12, 1, 4, 4), 0.5), torch.arange(12) % 3
+    keys = Keys(3, 0, torch.arange(12))
+    weight = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
+
+    def net(x):
+        return Outputs(x.flatten(1) @ weight)
+
+    delta = attack.craft(net, x, attack.objective.bind(net, x, y), keys).delta.abs()
+    radius = attack.norm.radius(keys, x)
+    assert len(set(radius.flatten().tolist())) == 12
+    assert torch.allclose(delta, 0.1 * radius.expand_as(delta), atol=1e-6)
 
 
 def test_trades_fills_attack_and_risk():

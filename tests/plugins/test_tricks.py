@@ -224,6 +224,7 @@ def test_the_radius_grows_and_the_step_does_not():
     radii = [attack.at(Progress(t, 10)).norm.eps for t in (0, 0.5, 1, 2, 5)]
     assert radii == pytest.approx([0.1, 0.15, 0.2, 0.3, 0.3])
     assert {attack.at(Progress(t, 10)).step_size for t in range(4)} == {attack.step_size}
+    assert parts(PGDAT(eps=0.3, step_size="eps/10"), EpsWarmUp(epochs=3)).attack.step_size == pytest.approx(0.03)
     assert for_evaluation(attack).norm == Linf(0.3)
     assert threat_of(Plan.of([PGDAT(eps=0.3), EpsWarmUp()], FACTS)).eps == 0.3
 
@@ -233,6 +234,8 @@ def test_a_range_grows_at_both_ends():
     assert attack.norm.eps == Growing(Uniform(0.1, 0.2, "batch"), 2)
     assert attack.at(Progress(0, 10)).norm.eps == Uniform(0.05, 0.1, "batch")
     assert attack.at(Progress(1, 10)).norm.eps == Uniform(0.1, 0.2, "batch")
+    shares = parts(PGDAT(eps={"uniform": [0.1, 0.2]}, step_size="eps/10"), EpsWarmUp(epochs=2)).attack
+    assert str(shares.at(Progress(0, 10)).step_size) == "0.1 eps"
 
 
 @pytest.mark.parametrize("base", [PGDAT(eps=0.2, steps=2, step_size=0.1), TRADES(eps=0.2, steps=2), FreeAT(eps=0.2)])

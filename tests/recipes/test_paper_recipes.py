@@ -16,7 +16,7 @@ from art_ext.engine.fit import Fit
 from art_ext.engine.run import Run
 from art_ext.entries import EvaluationContext
 from art_ext.host.job import find_threat, prepare
-from art_ext.host.recipe import known_recipes, load_recipe
+from art_ext.host.recipe import known_recipes, load_recipe, recipe_from
 from art_ext.host.training import build
 from art_ext.types import Facts
 
@@ -174,3 +174,10 @@ def test_two_steps_on_real_files_move_the_weights(path, folders):
     moved = [key for key, value in net.named_parameters() if not torch.equal(value, before[key])]
     assert len(moved) > len(before) / 2
     assert all(torch.isfinite(value).all() for value in net.state_dict().values())
+
+
+def test_a_step_of_eps_is_written_and_read_again():
+    recipe = load_recipe(ROOT / "recipes" / "digits" / "pgd_at.yaml", ["pgd_at.step_size=eps/10"])
+    resolved = recipe.resolved()
+    assert resolved["use"][0]["pgd_at"]["step_size"] == "0.1 eps"
+    assert recipe_from(resolved, "again").resolved() == resolved
