@@ -39,6 +39,8 @@ from art_ext_ccat.formulas import (
 from art_ext_ccat.starts import STARTS, StartName
 
 TransitionName = Literal["power", "exponential", "linear"]
+RHO, EXPONENTIAL_RHO = 10.0, 12 * 0.3
+"""The sharpness of the authors' code; the article's for the exponential transition, times eps: 120 at 0.03."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,9 @@ class CCAT(Ingredient):
     norm: Annotated[NormName, Field(description="the paper trains in linf alone")] = "linf"
     eps: Annotated[Positive, Field(description="0.03 on CIFAR-10 and SVHN, 0.3 on MNIST")] = 0.03
     rho: Annotated[
-        Positive, Field(description="sharpness: 10 in the code, 12 in the article; 3.6 / eps with exponential")
-    ] = 10.0
+        Positive | None,
+        Field(description="sharpness, 12 in the article; when left out 10, the code's, and 3.6 / eps with exponential"),
+    ] = None
     transition: Annotated[TransitionName, Field(description="linear is in the authors' code alone")] = "power"
     clean_fraction: Annotated[
         Number, Field(gt=0, lt=1, description="share of each batch left clean; without any, answers end up uniform")
@@ -115,6 +118,11 @@ class CCAT(Ingredient):
     loss: Annotated[Literal["cross_entropy", "bhattacharyya"], Field(description="between prediction and target")] = (
         "cross_entropy"
     )
+
+    @property
+    def sharpness(self) -> float:
+        """rho, or what it is when left out."""
+        return self.rho or (EXPONENTIAL_RHO / self.eps if self.transition == "exponential" else RHO)
 
     def apply(self, plan: Plan) -> Plan:
         ball = norm_named(self.norm, self.eps)
@@ -134,7 +142,7 @@ class CCAT(Ingredient):
             self,
             attack=attack,
             risk=Mixed(self.clean_fraction),
-            target=Transition(ball, self.rho, self.transition),
+            target=Transition(ball, self.sharpness, self.transition),
             detectors=(Confidence(),),
             selection=thresholded_worst_case,
         )

@@ -561,6 +561,11 @@ def test_the_plan_of_ccat():
     assert parts.attack.start == STARTS["three_per_batch"]
     assert parts.risk == Mixed(0.5)
     assert parts.target == Transition(Linf(0.2), 12.0)
+    assert Plan.of([CCAT()], FACTS).compose().target.rho == 10
+    assert Plan.of([CCAT(transition="linear")], FACTS).compose().target.rho == 10
+    for eps, rho in ((0.03, 120.0), ("3/10", 12.0)):
+        assert Plan.of([CCAT(transition="exponential", eps=eps)], FACTS).compose().target.rho == pytest.approx(rho)
+    assert Plan.of([CCAT(transition="exponential", rho=7)], FACTS).compose().target.rho == 7
     assert isinstance(parts.criterion, CrossEntropy)
     assert [detector.name for detector in parts.detectors] == ["confidence"]
     assert parts.selection is thresholded_worst_case
@@ -617,7 +622,7 @@ def plain_training(ingredient, epochs=2):
                 norm="linf", eps=o.eps, lr=o.base_lr, factor=o.lr_factor, momentum=o.momentum, steps=o.steps,
             )
             net.train()
-            u = 1 - (1 - (delta.abs().flatten(1).amax(1) / o.eps).clamp(max=1)) ** o.rho
+            u = 1 - (1 - (delta.abs().flatten(1).amax(1) / o.eps).clamp(max=1)) ** (o.rho or 10)
             target = (1 - u[:, None]) * F.one_hot(adv_y, 4) + u[:, None] / 4
             target = torch.cat([F.one_hot(y[:clean], 4).double(), target])
             log_p = F.log_softmax(net(torch.cat([x[:clean], adv_x + delta])), 1)
