@@ -4,6 +4,7 @@ A plugin is one package with one or more `Ingredient`s, a hook that returns them
 point in the group `art_ext`; see the README for one in twenty lines.
 """
 
+from art_ext.aims import ObjectiveName, objectives_for
 from art_ext.data.corruptions import CORRUPTIONS
 from art_ext.engine.freeze import frozen
 from art_ext.engine.step import Moves, Step
@@ -99,6 +100,7 @@ __all__ = [
     "Norm",
     "Number",
     "Objective",
+    "ObjectiveName",
     "OfEps",
     "Outputs",
     "Paper",
@@ -146,6 +148,7 @@ __all__ = [
     "margin",
     "norm_named",
     "objective_named",
+    "objectives_for",
     "of_criterion",
     "offer",
     "other_confidence",

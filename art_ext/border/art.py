@@ -520,11 +520,16 @@ class MethodAttack(EvasionAttack):
         batch_size: images at a time.
         seed: of the noise.
         verbose: accepted for ART's sake; nothing is printed.
+        ingredients: what trained the classifier, so that the objectives `criterion` and `detector`, and those
+            that they declare, are known by name.
         fields: the ingredient's options; for a method without an attack, those of `PGDOptions`.
     """
 
     ingredient: ClassVar[type[Ingredient]]
-    own_params: ClassVar[tuple[str, ...]] = (*EvasionAttack.attack_params, "targeted", "batch_size", "seed", "verbose")
+    own_params: ClassVar[tuple[str, ...]] = (
+        *EvasionAttack.attack_params,
+        *("targeted", "batch_size", "seed", "verbose", "ingredients"),
+    )
     """Options of the class, which are no fields of an ingredient."""
     attack_params: ClassVar[list[str]] = [*own_params]
     takes_mask: ClassVar[bool] = True
@@ -546,11 +551,13 @@ class MethodAttack(EvasionAttack):
         batch_size: int = 256,
         seed: int = 0,
         verbose: bool = False,
+        ingredients: Sequence[Ingredient] = (),
         summary_writer: Any = False,
         **fields: Any,
     ) -> None:
         super().__init__(estimator=estimator, summary_writer=summary_writer)
         self._targeted, self.batch_size, self.seed, self.verbose = targeted, batch_size, seed, verbose
+        self.ingredients = tuple(ingredients)
         self._crafter = Crafter()
         self._configure(fields)
         self._check_params()
@@ -621,7 +628,7 @@ class MethodAttack(EvasionAttack):
 
     def attack(self, facts: Facts) -> Attack:
         """The attack as an evaluation runs it."""
-        parts = self._ingredient.apply(Plan(facts)).compose()  # unchecked: alone, it need not train
+        parts = self._ingredient.apply(self._known(facts)).compose()  # unchecked: alone, it need not train
         if parts.attack is None:
             options = self._pgd
             base = PGD(norm_named(options.norm, options.eps), options.steps, options.step_size, clip=facts.clip)
@@ -631,6 +638,13 @@ class MethodAttack(EvasionAttack):
                 raise ConfigError(unknown(f"adversary of {self.ingredient.name}", name, known))
             return for_evaluation(base, objective=known[name], restarts=options.restarts)
         return for_evaluation(parts.attack) if isinstance(parts.attack, PGD) else parts.attack
+
+    def _known(self, facts: Facts) -> Plan:
+        """What is known of the defence: its criterion and detectors, without an attack of its own."""
+        if not self.ingredients:
+            return Plan(facts)
+        parts = Plan.of(self.ingredients, facts).compose()
+        return Plan(facts, {"criterion": parts.criterion, "detectors": parts.detectors})
 
     def _needs(self) -> frozenset[str]:
         objective = self.attack(Facts(int(self.estimator.nb_classes), tuple(self.estimator.input_shape))).objective
@@ -660,8 +674,14 @@ class MethodAttack(EvasionAttack):
                 raise ConfigError(unknown(f"option of {type(self).__name__}", name, self.attack_params))
         ingredient = self.ingredient(**{k: v for k, v in fields.items() if k in known})
         options = checked(PGDOptions, self.ingredient.name, **{k: v for k, v in fields.items() if k not in known})
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         self._given, self._ingredient, self._pgd = dict(fields), ingredient, options
+        try:
+            self._needs()  # an attack that cannot be made says so now
+        except ConfigError:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
         for name in self.attack_params:
             if name not in self.own_params:
                 setattr(self, name, getattr(ingredient if name in known else options, name))

@@ -18,6 +18,7 @@ from art_ext.api import (
     Best,
     ConfigError,
     Count,
+    Detector,
     EvaluationContext,
     Facts,
     Forward,
@@ -26,14 +27,15 @@ from art_ext.api import (
     Objective,
     Outputs,
     Paper,
+    Plan,
     Score,
     ce,
     dlr_ratio,
-    objective_named,
+    objectives_for,
 )
 from art_ext_attacks.ascent import TINY, Region, ascend, check_norm
 from art_ext_attacks.passes import joined, look, runs_at_once
-from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall
+from art_ext_attacks.settings import Named, OfThreat, OnBall, Raising
 
 TARGETS = 9
 """Wrong classes that the standard attacks aim at."""
@@ -185,28 +187,25 @@ class APGD:
         return f"APGD({', '.join(parts)})"
 
 
-class APGDSettings(AttackSettings):
+class APGDSettings(Raising):
     """Options of APGD; the defaults are the paper's."""
 
     steps: Count = 100
     restarts: Count = 1
-    objective: Annotated[
-        Literal["ce", "margin", "dlr", "targeted_dlr", "kl_to_clean", "other_confidence", "criterion"],
-        Field(description="what is raised; criterion: each adversary that the recipe's criterion declares"),
-    ] = "ce"
     targets: Annotated[Count, Field(description="most likely wrong classes that targeted_dlr aims at")] = TARGETS
     larger: Annotated[
         bool | None, Field(description="start in balls of 3 and 2 eps; in l1 only, and there when left out")
     ] = None
     eot: Annotated[Count, Field(description="passes whose gradients are averaged, for random networks")] = 1
 
-    def attack(self, ball: Norm, facts: Facts) -> APGD:
-        aimed = self.objective == "targeted_dlr"
-        objective = dlr_ratio if aimed else objective_named(self.objective)
-        return self.on(objective, ball, facts, targets=min(self.targets, facts.n_classes - 1) if aimed else 0)
+    def attacks(self, ball: Norm, facts: Facts, plan: Plan, detectors: Sequence[Detector] = ()) -> Named:
+        """As the base's; targeted_dlr is an objective of this attack alone."""
+        if self.objective == "targeted_dlr":
+            return [("_t", self.on(dlr_ratio, ball, facts, targets=min(self.targets, facts.n_classes - 1)))]
+        found = objectives_for(self.objective, plan, detectors)
+        return [(f"_{objective.name}", self.on(objective, ball, facts)) for objective in found]
 
     def on(self, objective: Objective, ball: Norm, facts: Facts, targets: int = 0) -> APGD:
-        """The attack on an objective of the caller's choice."""
         if self.larger and ball.name != "l1":
             raise ConfigError(f"larger balls are l1's alone, and the norm is {ball.name}; leave larger out")
         larger = ball.name == "l1" if self.larger is None else self.larger
@@ -225,13 +224,9 @@ class APGDIngredient(OnBall, APGDSettings):
 
 
 def build(options: APGDOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    facts, ball = context.facts, options.ball(context)
     times = f"x{options.restarts}" if options.restarts > 1 else ""
-    if options.objective != "criterion":
-        word = "t" if options.objective == "targeted_dlr" else options.objective
-        return [(f"apgd_{word}{times}", options.attack(ball, facts))]
-    adversaries = context.plan.compose().criterion.adversaries
-    return [(f"apgd_{objective.name}{times}", options.on(objective, ball, facts)) for objective in adversaries]
+    found = options.attacks(options.ball(context), context.facts, context.plan, context.detectors)
+    return [(f"apgd{word}{times}", attack) for word, attack in found]
 
 
 ENTRY = AttackEntry("apgd", "PGD that chooses its step sizes (Croce and Hein, ICML 2020)", APGDOptions, build)

@@ -24,16 +24,16 @@ from art_ext.api import (
     Keys,
     Linf,
     Objective,
+    ObjectiveName,
     Paper,
     Plan,
     Positive,
     Score,
+    ce,
     for_evaluation,
-    objective_named,
+    objectives_for,
 )
 from art_ext_attacks.settings import AttackSettings
-
-ObjectiveName = Literal["ce", "margin", "dlr", "criterion"]
 
 
 def border(x: Tensor, width: int) -> Tensor:
@@ -80,7 +80,7 @@ class FrameSettings(AttackSettings):
     steps: Count = 100
     step_size: Annotated[Positive | None, Field(description="2.5 ranges / steps when left out")] = None
     restarts: Count = 1
-    objective: Annotated[ObjectiveName, Field(description="criterion: what the defence's criterion declares")] = "ce"
+    objective: ObjectiveName = "ce"
 
     def frame(self, clip: tuple[float, float], objective: Objective) -> Frame:
         """The attack on images in a clip range.
@@ -109,14 +109,14 @@ class Frames(Ingredient, FrameSettings):
     trial = MappingProxyType({"steps": 4})
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.fill(self, attack=self.frame(plan.facts.clip, objective_named(self.objective)))
+        return plan.fill(self, attack=self.frame(plan.facts.clip, objectives_for(self.objective, plan)[0]))
 
 
 def build(options: FrameSettings, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    objective = objective_named(options.objective)
-    if options.objective == "criterion":
-        objective = context.plan.compose().criterion.adversaries[0]
-    return [(f"frame{options.width}", options.frame(context.clip, objective))]
+    return [
+        (f"frame{options.width}" + ("" if objective is ce else f"_{objective}"), options.frame(context.clip, objective))
+        for objective in objectives_for(options.objective, context.plan, context.detectors)
+    ]
 
 
 ENTRY = AttackEntry(

@@ -10,9 +10,24 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from art_ext.api import PGD, Adversarial, Attack, Count, Facts, Forward, Keys, Norm, Paper, Positive, Score, ZeroStart
+from art_ext.api import (
+    PGD,
+    Adversarial,
+    Attack,
+    ConfigError,
+    Count,
+    Facts,
+    Forward,
+    Keys,
+    Norm,
+    Objective,
+    Paper,
+    Positive,
+    Score,
+    ZeroStart,
+)
 from art_ext_attacks.passes import look
-from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall, entry
+from art_ext_attacks.settings import OfThreat, OnBall, Raising, entry
 
 
 @dataclass(frozen=True)
@@ -30,14 +45,18 @@ class LeastLikely(PGD):
         return f"{super().__str__()} towards the least likely class"
 
 
-class LeastLikelySettings(AttackSettings):
+class LeastLikelySettings(Raising):
     """ILCM's options; the authors take steps of one grey level and more of them for a larger eps."""
 
     steps: Count = 20
     step_size: Annotated[Positive | None, Field(description="2.5 eps / steps when left out")] = None
 
-    def attack(self, ball: Norm, facts: Facts) -> Attack:
-        return LeastLikely(ball, self.steps, self.step_size, start=ZeroStart(), clip=facts.clip)
+    def on(self, objective: Objective, ball: Norm, facts: Facts) -> Attack:
+        if not objective.targetable:
+            raise ConfigError(f"ilcm aims at a class, and {objective} has no targeted form; use ce, margin or dlr")
+        return LeastLikely(
+            ball, self.steps, self.step_size, objective=objective, start=ZeroStart(), clip=facts.clip
+        )
 
 
 class LeastLikelyOptions(OfThreat, LeastLikelySettings):

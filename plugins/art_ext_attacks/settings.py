@@ -10,17 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from art_ext.api import (
     Attack,
     AttackEntry,
+    Detector,
     EvaluationContext,
     Facts,
     Family,
     Ingredient,
     Norm,
+    Objective,
+    ObjectiveName,
     Plan,
     Positive,
     norm_named,
+    objectives_for,
 )
 
 NormName = Literal["linf", "l2", "l1"]
+Named = Sequence[tuple[str, Attack]]
 
 
 class AttackSettings(BaseModel):
@@ -31,6 +36,27 @@ class AttackSettings(BaseModel):
     def attack(self, ball: Norm, facts: Facts) -> Attack:
         """The attack on a ball, for the classes and the clip range of the facts."""
         raise NotImplementedError
+
+    def attacks(self, ball: Norm, facts: Facts, plan: Plan, detectors: Sequence[Detector] = ()) -> Named:
+        """The attacks that these options mean against a plan, strongest first, with what follows their name."""
+        return [("", self.attack(ball, facts))]
+
+
+class Raising(AttackSettings):
+    """Options of an attack that raises an objective of the user's choice."""
+
+    objective: ObjectiveName = "ce"
+
+    def on(self, objective: Objective, ball: Norm, facts: Facts) -> Attack:
+        """The attack on an objective."""
+        raise NotImplementedError
+
+    def attacks(self, ball: Norm, facts: Facts, plan: Plan, detectors: Sequence[Detector] = ()) -> Named:
+        usual = self.objective == type(self).model_fields["objective"].default
+        return [
+            ("" if usual else f"_{objective.name}", self.on(objective, ball, facts))
+            for objective in objectives_for(self.objective, plan, detectors)
+        ]
 
 
 class OfThreat(AttackSettings):
@@ -50,7 +76,8 @@ class OnBall(Ingredient, AttackSettings):
     eps: Annotated[Positive, Field(description="radius in clip-value units")] = 8 / 255
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.fill(self, attack=self.attack(norm_named(self.norm, self.eps), plan.facts))
+        strongest = self.attacks(norm_named(self.norm, self.eps), plan.facts, plan)[0]
+        return plan.fill(self, attack=strongest[1])
 
 
 Options = TypeVar("Options", bound=OfThreat)
@@ -71,6 +98,7 @@ def entry(
     """
 
     def build(given: Options, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-        return [(named(given), given.attack(given.ball(context), context.facts))]
+        found = given.attacks(given.ball(context), context.facts, context.plan, context.detectors)
+        return [(f"{named(given)}{suffix}", attack) for suffix, attack in found]
 
     return AttackEntry(name, summary, options, build, family)

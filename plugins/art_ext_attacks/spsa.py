@@ -21,14 +21,14 @@ from art_ext.api import (
     Keys,
     Norm,
     Objective,
+    ObjectiveName,
     Paper,
     Positive,
     Score,
     cw,
-    objective_named,
 )
 from art_ext_attacks.passes import look
-from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall, entry
+from art_ext_attacks.settings import OfThreat, OnBall, Raising, entry
 
 ROWS = 4096
 """Perturbed images that go through the network at once."""
@@ -128,17 +128,16 @@ class SPSA:
         return f"SPSA({self.norm}, {self.steps} steps, {2 * self.samples} answers each, on {self.objective})"
 
 
-class SPSASettings(AttackSettings):
+class SPSASettings(Raising):
     """SPSA's options; the paper's evaluation takes up to 8,192 answers a step."""
 
     steps: Count = 100
     samples: Annotated[Count, Field(description="pairs of answers a step")] = 128
     delta: Annotated[Positive, Field(description="distance of the answers, in clip-value units")] = 0.01
     rate: Annotated[Positive, Field(description="Adam's, in clip-value units")] = 0.01
-    objective: Literal["ce", "margin", "dlr"] = "margin"
+    objective: ObjectiveName = "margin"
 
-    def attack(self, ball: Norm, facts: Facts) -> Attack:
-        objective = objective_named(self.objective)
+    def on(self, objective: Objective, ball: Norm, facts: Facts) -> Attack:
         return SPSA(ball, self.steps, self.samples, self.delta, self.rate, objective, facts.clip)
 
 

@@ -22,15 +22,15 @@ from art_ext.api import (
     Linf,
     Norm,
     Objective,
+    ObjectiveName,
     Paper,
     Score,
     Share,
     cw,
-    objective_named,
 )
 from art_ext_attacks.ascent import TINY, Region, Rowwise, check_norm, image_shaped
 from art_ext_attacks.passes import look
-from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall, entry
+from art_ext_attacks.settings import OfThreat, OnBall, Raising, entry
 from art_ext_attacks.windows import Draws, codes, double_bump, inside, placed, share_at, side
 
 CHUNK = 100
@@ -282,22 +282,18 @@ def grid(region: Region, keys: Keys) -> Tensor:
     return within(region, delta)
 
 
-class SquareSettings(AttackSettings):
+class SquareSettings(Raising):
     """Options of Square; the defaults are the standard suite's, but for the schedule, which is the paper's."""
 
     queries: Count = 5000
     restarts: Count = 1
-    objective: Annotated[
-        Literal["margin", "other_confidence"],
-        Field(description="what is raised; the confidence of a wrong class also after the answer is wrong"),
-    ] = "margin"
+    objective: ObjectiveName = "margin"
     share: Annotated[Share, Field(gt=0, description="p: the share of the image's pixels in the first windows")] = 0.8
     rescale: Annotated[
         bool, Field(description="shrink the schedule of window sizes, made for 10,000 queries, with fewer")
     ] = True
 
-    def attack(self, ball: Norm, facts: Facts) -> Square:
-        objective = objective_named(self.objective)
+    def on(self, objective: Objective, ball: Norm, facts: Facts) -> Square:
         return Square(ball, self.queries, objective, self.restarts, self.share, self.rescale, facts.clip)
 
 
@@ -320,8 +316,7 @@ class SquareIngredient(OnBall, SquareSettings):
 
 def named(options: SquareOptions) -> str:
     times = f"x{options.restarts}" if options.restarts > 1 else ""
-    word = "" if options.objective == "margin" else f"_{options.objective}"
-    return f"square{times}{word}"
+    return f"square{times}"
 
 
 ENTRY = entry(

@@ -28,6 +28,7 @@ from art_ext.api import (
     Score,
     cw,
     frozen,
+    objective_named,
 )
 from art_ext_attacks.settings import AttackSettings, OfThreat, OnBall
 
@@ -68,12 +69,23 @@ class TransferSettings(AttackSettings):
     """Options of the attack on the surrogate."""
 
     steps: Count = 50
+    objective: Annotated[
+        Literal["ce", "margin", "dlr"], Field(description="raised on the surrogate, which has no defence to know")
+    ] = "ce"
     momentum: Annotated[NonNegative, Field(description="decay mu of MI-FGSM")] = 1.0
     restarts: Count = 1
 
     def on_surrogate(self, ball: Norm, clip: tuple[float, float]) -> PGD:
         """PGD with momentum, whose best iterate is best for the surrogate."""
-        return PGD(ball, self.steps, momentum=self.momentum, restarts=self.restarts, clip=clip, keep="best")
+        return PGD(
+            ball,
+            self.steps,
+            objective=objective_named(self.objective),
+            momentum=self.momentum,
+            restarts=self.restarts,
+            clip=clip,
+            keep="best",
+        )
 
 
 class TransferOptions(OfThreat, TransferSettings):
@@ -107,7 +119,8 @@ def build(options: TransferOptions, context: EvaluationContext) -> Sequence[tupl
     if not context.surrogates:
         raise ConfigError("transfer needs another network to craft on; name one, such as --baseline MODEL, or drop it")
     pgd = options.on_surrogate(options.ball(context), context.clip)
-    return [(f"transfer_{name}", Transfer(pgd, net, name)) for name, net in context.surrogates.items()]
+    word = "" if options.objective == "ce" else f"_{options.objective}"
+    return [(f"transfer_{name}{word}", Transfer(pgd, net, name)) for name, net in context.surrogates.items()]
 
 
 ENTRY = AttackEntry(

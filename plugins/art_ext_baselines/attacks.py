@@ -15,12 +15,16 @@ from art_ext.api import (
     EvaluationContext,
     NonNegative,
     Objective,
+    ObjectiveName,
     Positive,
+    ce,
+    cw,
     for_evaluation,
-    norm_named,
-    objective_named,
+    objectives_for,
 )
-from art_ext_baselines.gradient_attacks import BIM, FGSM, MIM, CWMargin, GradientAttack
+from art_ext_baselines.gradient_attacks import BIM, FGSM, MIM, CWMargin, GradientAttack, PlainPGD
+
+Built = Sequence[tuple[str, Attack]]
 
 
 class BallOptions(BaseModel):
@@ -32,7 +36,11 @@ class BallOptions(BaseModel):
     eps: Positive | None = None
 
 
-class BIMOptions(BallOptions):
+class RaisingOptions(BallOptions):
+    objective: ObjectiveName = "ce"
+
+
+class BIMOptions(RaisingOptions):
     steps: Count = 10
     step_size: Positive | None = None
 
@@ -47,49 +55,43 @@ class PGDOptions(BallOptions):
     step_size: Positive | None = None
 
 
-class NamedPGDOptions(PGDOptions):
-    objective: Literal["ce", "margin", "dlr", "kl_to_clean", "other_confidence"] = "ce"
+class NamedPGDOptions(PGDOptions, RaisingOptions):
+    """Those of PGD on an objective of the user's choice."""
 
 
-def _pgd(options: PGDOptions, context: EvaluationContext, objective: Objective) -> PGD:
-    ball = norm_named(options.norm or context.norm, options.eps or context.eps)
-    attack = PGD(ball, options.steps, options.step_size, restarts=options.restarts, clip=context.clip)
-    return for_evaluation(attack, objective=objective)
+def build(kind: type[GradientAttack]) -> Callable[[BallOptions, EvaluationContext], Built]:
+    """A builder of one of the gradient attacks, named by its steps, restarts and objective: "mim10", "pgd20x5_dlr"."""
 
-
-def _name(options: PGDOptions, objective: Objective) -> str:
-    word = "" if objective.name == "ce" else f"_{objective.name}"
-    times = f"x{options.restarts}" if options.restarts > 1 else ""
-    return f"pgd{options.steps}{times}{word}"
-
-
-def build_pgd(options: NamedPGDOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    objective = objective_named(options.objective)
-    return [(_name(options, objective), _pgd(options, context, objective))]
-
-
-def build_criterion_pgd(options: PGDOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    adversaries = context.plan.compose().criterion.adversaries
-    return [(_name(options, objective), _pgd(options, context, objective)) for objective in adversaries]
-
-
-def build(kind: type[GradientAttack]) -> Callable[[BallOptions, EvaluationContext], Sequence[tuple[str, Attack]]]:
-    """A builder of one of the gradient attacks, named by its steps and restarts: "mim10", "cw_margin20x5"."""
-
-    def builder(options: BallOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-        ball = {"norm": options.norm or context.norm, "eps": options.eps or context.eps}
-        attack = kind(**{**options.model_dump(), **ball}).pgd(context.clip)
-        steps = str(attack.steps) if attack.steps > 1 else ""
-        times = f"x{attack.restarts}" if attack.restarts > 1 else ""
-        return [(f"{kind.name}{steps}{times}", for_evaluation(attack))]
+    def builder(options: BallOptions, context: EvaluationContext) -> Built:
+        if isinstance(options, RaisingOptions):
+            raised = objectives_for(options.objective, context.plan, context.detectors)
+            return [_built(kind, options, context, objective) for objective in raised]
+        return [_built(kind, options, context, cw)]
 
     return builder
 
 
+def build_criterion_pgd(options: PGDOptions, context: EvaluationContext) -> Built:
+    adversaries = context.plan.compose().criterion.adversaries
+    return [_built(PlainPGD, options, context, objective) for objective in adversaries]
+
+
+def _built(
+    kind: type[GradientAttack], options: BallOptions, context: EvaluationContext, objective: Objective
+) -> tuple[str, PGD]:
+    ball = {"norm": options.norm or context.norm, "eps": options.eps or context.eps}
+    known = {name: value for name, value in options.model_dump().items() if name != "objective"}
+    attack = kind(**{**known, **ball}).pgd(context.clip, objective)
+    steps = "" if kind is FGSM else str(attack.steps)
+    times = f"x{attack.restarts}" if attack.restarts > 1 else ""
+    word = "" if objective is ce or kind is CWMargin else f"_{objective.name}"
+    return f"{kind.name}{steps}{times}{word}", for_evaluation(attack)
+
+
 ATTACKS = [
-    AttackEntry("pgd", "PGD on an objective of your choice (Madry et al., ICLR 2018)", NamedPGDOptions, build_pgd),
+    AttackEntry("pgd", "PGD on an objective of choice (Madry et al., ICLR 2018)", NamedPGDOptions, build(PlainPGD)),
     AttackEntry("criterion_pgd", "PGD on each adversary that the criterion declares", PGDOptions, build_criterion_pgd),
-    AttackEntry("fgsm", "one step of eps (Goodfellow et al., ICLR 2015)", BallOptions, build(FGSM)),
+    AttackEntry("fgsm", "one step of eps (Goodfellow et al., ICLR 2015)", RaisingOptions, build(FGSM)),
     AttackEntry("bim", "FGSM in small steps (Kurakin et al., 2017)", BIMOptions, build(BIM)),
     AttackEntry("mim", "BIM with momentum (Dong et al., CVPR 2018)", MIMOptions, build(MIM)),
     AttackEntry("cw_margin", "PGD on the logit margin (Carlini and Wagner, S&P 2017)", PGDOptions, build(CWMargin)),

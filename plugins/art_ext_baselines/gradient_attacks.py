@@ -6,7 +6,7 @@ as `evaluate:` entries.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,14 +16,15 @@ from art_ext.api import (
     Ingredient,
     NonNegative,
     Objective,
+    ObjectiveName,
     Paper,
     Plan,
     Positive,
     UniformStart,
     ZeroStart,
-    ce,
     cw,
     norm_named,
+    objectives_for,
 )
 
 Clip = tuple[float, float]
@@ -35,15 +36,28 @@ class GradientAttack(Ingredient):
     norm: Literal["linf", "l2", "l1", "l0"] = "linf"
     eps: Annotated[Positive, Field(description="radius in clip-value units; of l0, pixels")] = 8 / 255
 
-    def pgd(self, clip: Clip) -> PGD:
+    def pgd(self, clip: Clip, objective: Objective) -> PGD:
         """The attack on images in the clip range."""
         raise NotImplementedError
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.fill(self, attack=self.pgd(plan.facts.clip))
+        return plan.fill(self, attack=self.pgd(plan.facts.clip, self.strongest(plan)))
+
+    def strongest(self, plan: Plan) -> Objective:
+        """What is raised against a plan; the first where that is several objectives."""
+        raise NotImplementedError
 
 
-class FGSM(GradientAttack):
+class Raising(GradientAttack):
+    """One that raises an objective of the user's choice."""
+
+    objective: ObjectiveName = "ce"
+
+    def strongest(self, plan: Plan) -> Objective:
+        return objectives_for(self.objective, plan)[0]
+
+
+class FGSM(Raising):
     """Fast gradient sign: one step of eps from the image itself (Goodfellow et al., ICLR 2015)."""
 
     name = "fgsm"
@@ -55,11 +69,11 @@ class FGSM(GradientAttack):
         "https://arxiv.org/abs/1412.6572",
     )
 
-    def pgd(self, clip: Clip) -> PGD:
-        return PGD(norm_named(self.norm, self.eps), 1, self.eps, start=ZeroStart(), clip=clip)
+    def pgd(self, clip: Clip, objective: Objective) -> PGD:
+        return PGD(norm_named(self.norm, self.eps), 1, self.eps, objective, start=ZeroStart(), clip=clip)
 
 
-class BIM(GradientAttack):
+class BIM(Raising):
     """The basic iterative method: FGSM in small steps from the image itself (Kurakin et al., 2017)."""
 
     name = "bim"
@@ -74,12 +88,12 @@ class BIM(GradientAttack):
     steps: Count = 10
     step_size: Annotated[Positive | None, Field(description="eps / steps when left out")] = None
 
-    def pgd(self, clip: Clip) -> PGD:
+    def pgd(self, clip: Clip, objective: Objective) -> PGD:
         size = self.step_size or self.eps / self.steps
-        return PGD(norm_named(self.norm, self.eps), self.steps, size, start=ZeroStart(), clip=clip)
+        return PGD(norm_named(self.norm, self.eps), self.steps, size, objective, start=ZeroStart(), clip=clip)
 
 
-class MIM(GradientAttack):
+class MIM(Raising):
     """The momentum iterative method, g <- mu g + grad / |grad|_1 (Dong et al., CVPR 2018, eq. (6))."""
 
     name = "mim"
@@ -95,13 +109,32 @@ class MIM(GradientAttack):
     step_size: Annotated[Positive | None, Field(description="eps / steps when left out")] = None
     momentum: Annotated[NonNegative, Field(description="decay mu")] = 1.0
 
-    def pgd(self, clip: Clip) -> PGD:
+    def pgd(self, clip: Clip, objective: Objective) -> PGD:
         size, ball = self.step_size or self.eps / self.steps, norm_named(self.norm, self.eps)
-        return PGD(ball, self.steps, size, start=ZeroStart(), momentum=self.momentum, clip=clip)
+        return PGD(ball, self.steps, size, objective, start=ZeroStart(), momentum=self.momentum, clip=clip)
 
 
-class PlainPGD(GradientAttack):
-    """Projected gradient descent on CE from random points of the ball (Madry et al., ICLR 2018)."""
+class Restarted(GradientAttack):
+    """PGD from random points of the ball."""
+
+    steps: Count = 20
+    step_size: Annotated[Positive | None, Field(description="2.5 eps / steps when left out")] = None
+    restarts: Count = 1
+
+    def pgd(self, clip: Clip, objective: Objective) -> PGD:
+        return PGD(
+            norm_named(self.norm, self.eps),
+            self.steps,
+            self.step_size,
+            objective=objective,
+            start=UniformStart(),
+            restarts=self.restarts,
+            clip=clip,
+        )
+
+
+class PlainPGD(Raising, Restarted):
+    """Projected gradient descent, on CE unless told otherwise, from random points (Madry et al., ICLR 2018)."""
 
     name = "pgd"
     paper = Paper(
@@ -111,25 +144,9 @@ class PlainPGD(GradientAttack):
         2018,
         "https://arxiv.org/abs/1706.06083",
     )
-    objective: ClassVar[Objective] = ce
-
-    steps: Count = 20
-    step_size: Annotated[Positive | None, Field(description="2.5 eps / steps when left out")] = None
-    restarts: Count = 1
-
-    def pgd(self, clip: Clip) -> PGD:
-        return PGD(
-            norm_named(self.norm, self.eps),
-            self.steps,
-            self.step_size,
-            objective=self.objective,
-            start=UniformStart(),
-            restarts=self.restarts,
-            clip=clip,
-        )
 
 
-class CWMargin(PlainPGD):
+class CWMargin(Restarted):
     """PGD on the logit margin max_{k != y} z_k - z_y (Carlini and Wagner, S&P 2017, f_6, without a confidence).
 
     Its gradient does not vanish where the softmax saturates; inside the ball, it is the "CW" of
@@ -144,4 +161,6 @@ class CWMargin(PlainPGD):
         2017,
         "https://arxiv.org/abs/1608.04644",
     )
-    objective = cw
+
+    def strongest(self, plan: Plan) -> Objective:
+        return cw

@@ -252,7 +252,8 @@ def test_cw_is_as_near_as_arts():
 
 def test_frames_change_the_border_alone_and_may_use_the_whole_range():
     model, x = linear(), images()
-    (name, attack), = frames.build(frames.FrameSettings(width=2, steps=20, objective="criterion"), CONTEXT)
+    (name, attack), (other, _) = frames.build(frames.FrameSettings(width=2, steps=20, objective="criterion"), CONTEXT)
+    assert other == "frame2_margin"
     adv, wrong = run(attack, model, x)
     assert name == "frame2"
     assert torch.equal(adv[..., 2:-2, 2:-2], x[..., 2:-2, 2:-2])

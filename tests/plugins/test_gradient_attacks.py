@@ -11,7 +11,7 @@ from tiny import FACTS, data
 from torch import nn
 
 import art_ext_baselines as baselines
-from art_ext.api import ConfigError, EvaluationContext, Keys, Outputs, Plan, ce, cw
+from art_ext.api import ConfigError, EvaluationContext, Keys, Outputs, Plan, ce, cw, margin
 from art_ext_baselines.attacks import ATTACKS
 from art_ext_baselines.gradient_attacks import BIM, FGSM, MIM, CWMargin, PlainPGD
 
@@ -66,7 +66,7 @@ def test_entries_are_named_by_their_steps_and_take_the_threat():
 def test_fgsm_is_one_step_of_eps_from_the_image():
     x, y = data(6)
     w = torch.randn(36, 3, generator=torch.Generator().manual_seed(0)) * (torch.rand(36, 1) > 0.2)
-    adv = FGSM(eps=EPS).pgd((0, 1)).craft(
+    adv = FGSM(eps=EPS).pgd((0, 1), ce).craft(
         lambda z: Outputs(z.flatten(1) @ w), x, ce.bind(None, x, y), Keys(0, 0, torch.arange(6))
     )
     p = (x.flatten(1) @ w).softmax(1) - F.one_hot(y, 3)
@@ -85,7 +85,7 @@ def test_bim_and_mim_are_the_loops_of_their_papers():
             (grad,) = torch.autograd.grad(F.cross_entropy(module(adv), y, reduction="sum"), adv)
             velocity = mu * velocity + grad / grad.abs().sum((1, 2, 3), keepdim=True)
             adv = (adv.detach() + EPS / 10 * velocity.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
-        pgd = kind(eps=EPS).pgd((0.0, 1.0))
+        pgd = kind(eps=EPS).pgd((0.0, 1.0), ce)
         made = pgd.craft(lambda z: Outputs(module(z)), x, ce.bind(None, x, y), Keys(0, 0, torch.arange(6))).x
         assert torch.allclose(made, adv, atol=1e-12)
 
@@ -122,7 +122,8 @@ def test_the_margin_works_where_cross_entropy_saturates():
     keys = Keys(0, 0, torch.arange(6))
     moved = {}
     for kind in (FGSM, CWMargin):
-        pgd = kind(eps=EPS).pgd((0.0, 1.0))
+        attack = kind(eps=EPS)
+        pgd = attack.pgd((0.0, 1.0), attack.strongest(Plan(FACTS)))
         moved[kind] = pgd.craft(out, x, pgd.objective.bind(None, x, goal), keys).delta.abs().amax((1, 2, 3))
     assert float(moved[FGSM].min()) == 0
     assert float(moved[CWMargin].min()) > 0.05
