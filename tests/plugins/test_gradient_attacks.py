@@ -11,7 +11,7 @@ from tiny import FACTS, data
 from torch import nn
 
 import art_ext_baselines as baselines
-from art_ext.api import ConfigError, EvaluationContext, Keys, Outputs, Plan, ce, cw, margin
+from art_ext.api import ConfigError, EvaluationContext, Keys, Outputs, Plan, ce, cw
 from art_ext_baselines.attacks import ATTACKS
 from art_ext_baselines.gradient_attacks import BIM, FGSM, MIM, CWMargin, PlainPGD
 
