@@ -15,6 +15,7 @@ from art_ext_rce.formulas import (
     log_k_density,
     log_odds,
     median_gap,
+    median_log_density,
     non_max_entropy,
     rce_loss,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "log_k_density",
     "log_odds",
     "median_gap",
+    "median_log_density",
     "non_max_entropy",
     "rce_loss",
 ]

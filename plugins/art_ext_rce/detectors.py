@@ -12,16 +12,16 @@ from torch import Tensor
 from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, checked
 from art_ext_rce.evading import fooling
 from art_ext_rce.formulas import (
+    CHUNK,
     density_penalty,
     local_intrinsic_dimension,
     log_k_density,
     log_odds,
     median_gap,
+    median_log_density,
     non_max_entropy,
 )
 
-CHUNK = 512
-"""Examples compared with a bank at a time."""
 RCE_SIGMA2, CE_SIGMA2 = 0.1 / 0.26, 1 / 0.26
 """sigma^2 in the authors' code, for networks trained with RCE and with cross-entropy."""
 
@@ -93,14 +93,15 @@ class _Banked(_Fooled):
         """Keeps up to `per_class` training features of each true class, drawn by `seed`."""
         z = features_of(out, self.name).detach()
         generator = torch.Generator().manual_seed(self.seed)
-        banks = []
-        for label in range(out.logits.shape[1]):
-            rows = (y == label).nonzero().squeeze(1)
-            chosen = torch.randperm(len(rows), generator=generator)[: self.per_class]
-            banks.append(z[rows[chosen.to(rows.device)]].clone())
-        if not any(len(members) for members in banks):
+        classes = [z[y == label] for label in range(out.logits.shape[1])]
+        chosen = [torch.randperm(len(own), generator=generator)[: self.per_class].to(z.device) for own in classes]
+        if not any(len(own) for own in classes):
             raise ConfigError(f"{self.name} has nothing to fit: no training images were given")
-        self.bank = tuple(banks)
+        self.bank = tuple(own[rows].clone() for own, rows in zip(classes, chosen, strict=True))
+        self._settle(classes, chosen)
+
+    def _settle(self, classes: Sequence[Tensor], chosen: Sequence[Tensor]) -> None:
+        """What else follows from the features (n_c, d) of each class and the rows of them that are in the bank."""
 
     def score(self, out: Outputs) -> Tensor:
         if not self.bank:
@@ -153,26 +154,19 @@ class KDensity(_Banked):
         self.sigma2 = 0.0 if options.sigma2 == "median" else options.sigma2
         self.log_medians: Tensor | None = None
 
-    def fit(self, out: Outputs, y: Tensor) -> None:
-        super().fit(out, y)
+    def _settle(self, classes: Sequence[Tensor], chosen: Sequence[Tensor]) -> None:
         if self.choice == "median":
             self.sigma2 = median_gap(self.bank)
-        self.log_medians = torch.stack([self._median(members) for members in self.bank])
-
-    def _median(self, members: Tensor) -> Tensor:
-        """Median of the members' log density among the others; -inf where there are no others."""
-        if len(members) < 2:
-            return members.new_full((), float("-inf"))
-        others = torch.cdist(members, members, compute_mode="donot_use_mm_for_euclid_dist").square()
-        others.fill_diagonal_(float("inf"))
-        density = (-others / self.sigma2).logsumexp(1) - torch.tensor(float(len(members) - 1)).log().to(others)
-        return density.median()
+        medians = [
+            median_log_density(own, rows, self.sigma2) for own, rows in zip(classes, chosen, strict=True)
+        ]
+        self.log_medians = torch.stack(medians)
 
     def _compare(self, z: Tensor, predicted: Tensor, bank: Sequence[Tensor]) -> Tensor:
         return log_k_density(z, predicted, bank, self.sigma2)
 
     def penalty(self, out: Outputs, target: Tensor) -> Tensor:
-        """max(0, median log density of class t - log density of z among class t), which C&W-wb drives to 0; (N,)."""
+        """What C&W-wb drives to 0: max(0, log median KD of the training points of class t - log KD_t(z)); (N,)."""
         if self.log_medians is None:
             raise ConfigError("the detector k_density is not fitted yet; fit it on clean training images")
         z = features_of(out, self.name)

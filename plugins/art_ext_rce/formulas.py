@@ -15,6 +15,9 @@ from torch import Tensor
 
 from art_ext.api import ConfigError
 
+CHUNK = 512
+"""Examples compared with a bank at a time."""
+
 
 def rce_loss(Z: Tensor, y: Tensor) -> Tensor:
     """-1/(L-1) sum_{l != y} log softmax(Z)_l per example: cross-entropy to the reverse label.
@@ -62,6 +65,24 @@ def log_k_density(z: Tensor, predicted: Tensor, bank: Sequence[Tensor], sigma2: 
 def density_penalty(log_density: Tensor, log_median: Tensor) -> Tensor:
     """max(0, log median - log KD): what C&W-wb adds to its loss."""
     return (log_median - log_density).relu()
+
+
+def median_log_density(z: Tensor, chosen: Tensor, sigma2: float) -> Tensor:
+    """Median of log KD over all training points of a class, each against the bank z[chosen] without itself; ().
+
+    z is (n, d), chosen (m,) indices; -inf for a bank of fewer than two.
+    """
+    if len(chosen) < 2:
+        return z.new_full((), float("-inf"))
+    bank, place = z[chosen], torch.full((len(z),), -1, device=z.device)
+    place[chosen] = torch.arange(len(chosen), device=z.device)
+    found = []
+    for part, own in zip(torch.split(z, CHUNK), torch.split(place, CHUNK), strict=True):
+        squared = torch.cdist(part, bank, compute_mode="donot_use_mm_for_euclid_dist").square()
+        inside = own >= 0
+        squared[inside, own[inside]] = float("inf")
+        found.append((-squared / sigma2).logsumexp(1) - (len(chosen) - inside.to(z)).log())
+    return torch.cat(found).median()
 
 
 def median_gap(bank: Sequence[Tensor]) -> float:

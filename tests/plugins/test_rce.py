@@ -294,6 +294,27 @@ def test_the_median_density_leaves_each_member_itself_out():
     torch.testing.assert_close(detector.log_medians[0], torch.stack(density).median())
 
 
+def test_the_median_density_is_over_all_training_points_of_the_class():
+    """Also those that are not in the bank; a member of the bank does not count itself."""
+    out, y = outputs(90)
+    detector = rce.KDensity(2.0, per_class=6)
+    detector.fit(out, y)
+    z = out.extras["features"]
+    for label in range(3):
+        bank, points = detector.bank[label].tolist(), z[y == label].tolist()
+        assert len(points) == 30
+        found = []
+        for point in points:
+            others = [member for member in bank if member != point]
+            kernels = [math.exp(-sum((a - b) ** 2 for a, b in zip(point, m, strict=True)) / 2.0) for m in others]
+            found.append(sum(kernels) / len(others))
+        expected = sorted(found)[14]  # the lower of the two in the middle, as torch has it
+        assert float(detector.log_medians[label]) == pytest.approx(math.log(expected), rel=1e-4)
+        among_bank = sorted(density for density, point in zip(found, points, strict=True) if point in bank)[2]
+        assert among_bank != pytest.approx(expected, rel=1e-3)
+
+
+
 def test_lid_finds_the_dimension_of_a_sheet():
     generator = torch.Generator().manual_seed(0)
     sheet = torch.cat([torch.rand(2000, 2, generator=generator), torch.zeros(2000, 6)], 1)
