@@ -177,6 +177,7 @@ class Campaign:
             of=trial.planned.of,
             bounded=trial.bounded,
             error=trial.error,
+            everywhere=whole,
         )
 
     def _look(self, n_classes: int, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,7 +17,6 @@ from art_ext.data.images import Picked
 from art_ext.engine.net import Net
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError, DataError
-from art_ext.evaluation import lineup as names
 from art_ext.evaluation.campaign import Campaign
 from art_ext.evaluation.checking import Checking
 from art_ext.evaluation.curve import curve_of, smallest_eps
@@ -348,12 +347,11 @@ class Evaluation:
         ]
 
     def _baseline(self) -> Baseline | None:
-        """The undefended network under the same attacks, each but those that tables compare on what stands."""
+        """The undefended network under the same attacks, each on all images where it is run on all of the other's."""
         if self.baseline is None or self.clock.over:
             return None
-        own = {names.MANY_STEPS, names.MARGIN, *(attack.name for attack in self.options.extra)}
         planned = [
-            replace(attack, everywhere=attack.name in own)
+            attack
             for attack in self.lineup.planned
             if attack.family not in ("informed", "transfer") and attack.bounded(self.threat)
         ]

@@ -104,6 +104,8 @@ class AttackResult(_Part):
     Attributes:
         accuracy: the share of all n images that are right when clean and under this attack; images that were
             not attacked because an earlier attack had changed them count as that attack left them: wrong.
+        everywhere: whether it was run on all images that are right when clean, so that the accuracy is its own;
+            else it is what this attack and those before it left together.
         attacked: how many images it was run on.
         forwards, backwards: passes of single images, counted.
         of: the ingredient whose adaptive attack this is.
@@ -126,6 +128,7 @@ class AttackResult(_Part):
     of: str | None = None
     bounded: bool = True
     error: str | None = None
+    everywhere: bool = True
 
     @property
     def estimate(self) -> Estimate:

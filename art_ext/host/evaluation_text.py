@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from art_ext.evaluation.record import AttackResult, EvaluationRecord
 from art_ext.evaluation.trials import Tick
 
+TOGETHER = "+"
+"""Marks what an attack left of the images that stood when its turn came."""
+_TOGETHER = "together with the attacks before it, which left fewer images to run it on"
 EVERY = 15.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -25,7 +28,7 @@ def lines_of(record: EvaluationRecord) -> list[str]:
         rows.append(
             (
                 item.name + ("" if item.bounded else " (outside the ball)"),
-                "failed" if item.error else _share(item.accuracy, item.low, item.high),
+                "failed" if item.error else _share(item.accuracy, item.low, item.high) + _mark(item),
                 *(_other(known, item.name) for known in (beside, *(found for _, found in peers))),
                 str(item.attacked),
                 f"{item.forwards:,}",
@@ -39,6 +42,7 @@ def lines_of(record: EvaluationRecord) -> list[str]:
     return [
         "",
         *table,
+        *([] if all(item.everywhere for item in record.attacks) else [f"{TOGETHER} {_TOGETHER}"]),
         "",
         "trust checks",
         *checks,
@@ -53,7 +57,11 @@ _MARKS = {"pass": "ok      ", "fail": "FAIL    ", "warn": "warn    ", "not_run":
 
 
 def _other(known: Mapping[str, AttackResult], name: str) -> str:
-    return f"{known[name].accuracy:.3f}" if name in known else "-"
+    return f"{known[name].accuracy:.3f}{_mark(known[name])}" if name in known else "-"
+
+
+def _mark(result: AttackResult) -> str:
+    return "" if result.everywhere else TOGETHER
 
 
 def _rejections(record: EvaluationRecord) -> list[str]:

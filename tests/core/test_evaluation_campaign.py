@@ -341,3 +341,14 @@ def test_the_network_is_left_as_it_was(module):
     module.eval()
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
+
+
+def test_the_undefended_network_s_figures_are_each_attack_s_own_where_the_others_are(module):
+    record = evaluation(module, n=60, baseline=Net(trained())).run()
+    same = {attack.name: attack for attack in record.attacks}
+    for undefended in record.baseline.attacks:  # it is the same network
+        mine = same[undefended.name]
+        assert (undefended.everywhere, undefended.accuracy) == (mine.everywhere, mine.accuracy)
+    assert record.attack("half_eps").accuracy > record.attack("pgd20").accuracy
+    assert record.attack("half_eps").everywhere
+    assert not record.attack("more_steps").everywhere

@@ -62,7 +62,8 @@ def test_an_audit_is_two_lines_and_a_report(weights, capsys):
     assert "--recipe" in capsys.readouterr().err  # nothing says which network the weights are of
     assert run("evaluate", weights, "--recipe", "digits/standard", "--suite", "quick", *FEW, "--output", "out") == 0
     out = capsys.readouterr().out
-    for word in ("model ", "threat    linf 0.15", "pgd20_margin", "trust checks", "robust accuracy", "report: "):
+    words = ("model ", "threat    linf 0.15", "pgd20_margin", ")+  ", "+ together with", "trust checks", "robust accuracy")
+    for word in (*words, "report: "):
         assert word in out
     record = read_evaluation("out")
     assert record.model.ingredients == ()
