@@ -28,7 +28,8 @@ from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images,
 from art_ext.evaluation.suites import suite_named
 from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Tick
-from art_ext.ingredient import Ingredient
+from art_ext.ingredient import Ingredient, parse_number
+from art_ext.parts.norms import NORMS
 from art_ext.plan import Plan
 from art_ext.types import Facts
 
@@ -40,7 +41,8 @@ class Evaluation:
         classifier: a `PyTorchClassifier`, or another ART classifier of images that gives class gradients (each
             pass then goes through NumPy, and gradients cost K passes).
         x, y: images (N, C, H, W) in clip-value units and their labels, which it was not trained on.
-        norm, eps: the threat.
+        norm: of the threat: "linf", "l2", "l1" or "l0", or as ART has them: np.inf, 2, 1.
+        eps: its radius in clip-value units: a number, or a text such as "8/255".
         suite: "quick", "standard" or "full".
         ingredients: what trained it, so that attackers know it; None where nothing is known.
         attacks: the attacks that plugins offer, by name; `art_ext.evaluate` finds the installed ones.
@@ -60,9 +62,9 @@ class Evaluation:
         x: Any,
         y: Any,
         *,
-        eps: float,
+        eps: float | str,
         attacks: Mapping[str, AttackEntry],
-        norm: str = "linf",
+        norm: str | float = "linf",
         suite: str = "standard",
         ingredients: Sequence[Ingredient] | None = None,
         baseline: Any = None,
@@ -77,6 +79,7 @@ class Evaluation:
         progress: Callable[[Tick], None] | None = None,
     ) -> None:
         module, mean, std, facts, device = _opened(classifier)
+        threat = Threat(_norm(norm), _number(eps, "eps"), facts.clip)
         data = _rows(x, y, facts, "")
         plan = Plan.of(ingredients or (), facts)
         net, notes = net_for(module, plan, first_images(data, device), mean=mean, std=std)
@@ -97,7 +100,7 @@ class Evaluation:
         self.core = CoreEvaluation(
             Subject(net, plan, info, ingredients is not None, adaptive_of(ingredients or ())),
             data,
-            Threat(norm, float(eps), facts.clip),
+            threat,
             Options(
                 suite_named(suite),
                 seed=seed,
@@ -128,6 +131,25 @@ class Evaluation:
             if self.core.options.folder is not None:
                 report_on(self.core, record)
             return record
+
+
+def _norm(given: str | float) -> str:
+    """A norm by our name, from it or from ART's order."""
+    if isinstance(given, str):
+        return given
+    known = {float(norm.order): name for name, norm in NORMS.items()}
+    if given not in known:
+        raise ConfigError(f"norm {given} is not known; give np.inf, 2, 1 or 0, or {', '.join(NORMS)}")
+    return known[given]
+
+
+def _number(given: float | str, name: str) -> float:
+    try:
+        return float(parse_number(given))
+    except ValueError as error:
+        raise ConfigError(f"{name}: {error}") from None
+    except TypeError:
+        raise ConfigError(f"{name}: a number is needed, got {given!r}") from None
 
 
 def _rows(x: Any, y: Any, facts: Facts, word: str) -> Rows:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from art_ext.errors import ConfigError
 from art_ext.parts.norms import Norm, norm_named
 from art_ext.plan import Plan
 
 
 @dataclass(frozen=True)
 class Threat:
-    """What an attacker may do: a norm and its radius, in clip-value units."""
+    """What an attacker may do: a norm and its radius, in clip-value units.
+
+    Raises:
+        ConfigError: for a norm that is not known, or a radius that bounds nothing.
+    """
 
     norm: str
     eps: float
     clip: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < float("inf"):
+            raise ConfigError(f"eps must be above 0 and finite, got {self.eps:g}; it is in pixel units, such as 8/255")
+        self.ball()
 
     def ball(self) -> Norm:
         return norm_named(self.norm, self.eps)

@@ -15,7 +15,9 @@ from art_ext.host.manager import default_manager
 from art_ext.lifecycle.family import track_called
 
 
-def evaluate(classifier: Any, x: Any, y: Any, *, eps: float, verbose: bool = True, **options: Any) -> EvaluationRecord:
+def evaluate(
+    classifier: Any, x: Any, y: Any, *, eps: float | str, verbose: bool = True, **options: Any
+) -> EvaluationRecord:
     """Attacks an ART classifier in every way its suite knows, and checks whether the figures can be trusted.
 
     `record = art_ext.evaluate(classifier, x_test, y_test, eps=8/255, folder="evaluation")`
@@ -34,7 +36,9 @@ def evaluate(classifier: Any, x: Any, y: Any, *, eps: float, verbose: bool = Tru
     return _run(classifier, x, y, eps, verbose, options, brief=False)
 
 
-def audit(classifier: Any, x: Any, y: Any, *, eps: float, verbose: bool = True, **options: Any) -> EvaluationRecord:
+def audit(
+    classifier: Any, x: Any, y: Any, *, eps: float | str, verbose: bool = True, **options: Any
+) -> EvaluationRecord:
     """The quick suite on an ART classifier, printed as a verdict in two lines; else as `evaluate`.
 
     `art_ext.audit(classifier, x_test, y_test, eps=8/255)`
@@ -43,7 +47,7 @@ def audit(classifier: Any, x: Any, y: Any, *, eps: float, verbose: bool = True, 
 
 
 def _run(
-    classifier: Any, x: Any, y: Any, eps: float, verbose: bool, options: dict[str, Any], *, brief: bool
+    classifier: Any, x: Any, y: Any, eps: float | str, verbose: bool, options: dict[str, Any], *, brief: bool
 ) -> EvaluationRecord:
     show = Progress() if verbose else None
     attacks = default_manager().catalogue.attacks

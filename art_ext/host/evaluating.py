@@ -160,7 +160,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         bare, _ = net_for(found.baseline.module.to(device), Plan.of((), plan.facts), sample)
     options = Options(
         suite_named(request.suite),
-        extra=named_attacks(found.recipe, catalogue, plan, found.threat),
+        extra=named_attacks(found.recipe, catalogue, plan, found.threat, notes),
         seed=request.seed,
         device=device,
         folder=found.folder,
@@ -221,16 +221,24 @@ def evaluate(request: Request, echo: Echo, *, brief: bool = False) -> Evaluation
     return record
 
 
-def named_attacks(recipe: Recipe | None, catalogue: Catalogue, plan: Plan, threat: Threat) -> list[Planned]:
-    """The attacks that a recipe names itself; they run on all images."""
-    if recipe is None:
-        return []
+def named_attacks(
+    recipe: Recipe | None, catalogue: Catalogue, plan: Plan, threat: Threat, notes: list[str]
+) -> list[Planned]:
+    """The attacks that a recipe names itself; they run on all images.
+
+    Args:
+        notes: get a sentence for each that cannot be made against this plan, such as one on another method's objective.
+    """
+    found = []
     context = EvaluationContext(plan, threat.norm, threat.eps, threat.clip)
-    return [
-        Planned(name, attack, family_of(attack, entry), True)
-        for entry, options in recipe.attacks(catalogue)
-        for name, attack in entry.build(options, context)
-    ]
+    for entry, options in () if recipe is None else recipe.attacks(catalogue):
+        try:
+            built = entry.build(options, context)
+        except ConfigError as error:
+            notes.append(f"the recipe's attack {entry.name} did not run: {error}")
+            continue
+        found += [Planned(name, attack, family_of(attack, entry), True) for name, attack in built]
+    return found
 
 
 def _head(found: Found, request: Request, evaluation: Evaluation) -> list[str]:
@@ -334,8 +342,6 @@ def _threat(request: Request, recipe: Recipe | None, opened: OpenedModel, catalo
         except ConfigError:
             known = None
     if request.eps is not None:
-        if request.eps <= 0:
-            raise ConfigError(f"--eps must be above 0, got {request.eps:g}")
         norm = request.norm or (known.norm if known is not None else "linf")
         return Threat(norm, request.eps, opened.facts.clip)
     if known is None:

@@ -62,8 +62,8 @@ def test_an_audit_is_two_lines_and_a_report(weights, capsys):
     assert "--recipe" in capsys.readouterr().err  # nothing says which network the weights are of
     assert run("evaluate", weights, "--recipe", "digits/standard", "--suite", "quick", *FEW, "--output", "out") == 0
     out = capsys.readouterr().out
-    words = ("model ", "threat    linf 0.15", "pgd20_margin", ")+  ", "+ together with", "trust checks", "robust accuracy")
-    for word in (*words, "report: "):
+    words = ("model ", "threat    linf 0.15", "pgd20_margin", ")+  ", "+ together with", "trust checks", "report: ")
+    for word in (*words, "robust accuracy"):
         assert word in out
     record = read_evaluation("out")
     assert record.model.ingredients == ()
@@ -96,7 +96,9 @@ def test_shards_of_the_command_line_meet_in_a_folder(weights, capsys):
     ("said", "arguments"),
     [
         ("there is no model", ["none.pt"]),
-        ("--eps must be above 0", ["WEIGHTS", "--recipe", "digits/standard", "--eps", "-1"]),
+        ("eps must be above 0 and finite, got -1", ["WEIGHTS", "--recipe", "digits/standard", "--eps", "-1"]),
+        ("eps must be above 0 and finite, got nan", ["WEIGHTS", "--recipe", "digits/standard", "--eps", "nan"]),
+        ("eps must be above 0 and finite, got inf", ["WEIGHTS", "--recipe", "digits/standard", "--eps", "inf"]),
         ("give --eps for l2", ["WEIGHTS", "--recipe", "digits/standard", "--norm", "l2"]),
         ("is no question", ["WEIGHTS", "--recipe", "digits/standard", "--until-settled", "robust"]),
         ("number of images from 1", ["WEIGHTS", "--recipe", "digits/standard", "--limit", "0"]),
@@ -202,13 +204,26 @@ def test_what_python_callers_get_wrong_is_one_line(network):
         ({"x": x[:, :, :4]}, DataError, "shape"),
         ({"suite": "fast"}, ConfigError, "unknown suite"),
         ({"norm": "l7"}, ConfigError, "unknown norm"),
+        ({"norm": 3}, ConfigError, "norm 3"),
         ({"eps": -1.0}, ConfigError, "eps must be above 0"),
+        ({"eps": float("nan")}, ConfigError, "eps must be above 0 and finite, got nan"),
+        ({"eps": np.inf}, ConfigError, "eps must be above 0 and finite, got inf"),
+        ({"eps": "much"}, ConfigError, "eps: 'much' is not a number"),
+        ({"eps": None}, ConfigError, "eps: a number is needed, got None"),
         ({"classifier": object()}, ModelError, "gives no class gradients"),
     ):
         given = {"classifier": classifier(network), "x": x, "y": y, "eps": 0.1, **wrong}
         with pytest.raises(error, match=said) as raised:
             art_ext.evaluate(given.pop("classifier"), given.pop("x"), given.pop("y"), **given)
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("norm", "name"), [(np.inf, "linf"), (2, "l2"), (1.0, "l1"), ("l2", "l2")])
+def test_threats_are_said_as_art_says_them_and_as_papers_do(network, norm, name):
+    from art_ext.border.art_evaluation import Evaluation
+
+    found = Evaluation(classifier(network), *some(4), norm=norm, eps="8/255", attacks={}).core.threat
+    assert (found.norm, found.eps, found.clip) == (name, pytest.approx(8 / 255), (0.0, 1.0))
 
 
 @pytest.mark.slow
