@@ -147,12 +147,27 @@ class Job:
         return find_head(model, self.facts, self.recipe.model.head)
 
     def attacks(self, plan: Plan) -> list[tuple[str, Attack]]:
-        """The evaluation's attacks against a plan, by the names their results have."""
-        context = EvaluationContext(plan, self.threat.norm, self.threat.eps, self.facts.clip)
-        built = [named for entry, options in self._entries() for named in entry.build(options, context)]
+        """The evaluation's attacks against a plan, by the names their results have.
+
+        Raises:
+            ConfigError: for an attack that can be made neither against this plan nor against the recipe's own.
+        """
+        built = [named for entry, options in self._entries() for named in self._built(entry, options, plan)]
         made = {(name, str(attack)): (name, attack) for name, attack in built}.values()  # each attack once
         times = Counter(name for name, _ in made)
         return [(name if times[name] == 1 else f"{name}_{_budget(attack)}", attack) for name, attack in made]
+
+    def _built(self, entry: AttackEntry, options: Any, plan: Plan) -> Sequence[tuple[str, Attack]]:
+        """None where it is about the recipe's own method, and the plan is another: the undefended one, for instance."""
+
+        def context(of: Plan) -> EvaluationContext:
+            return EvaluationContext(of, self.threat.norm, self.threat.eps, self.facts.clip)
+
+        try:
+            return entry.build(options, context(plan))
+        except ConfigError:
+            entry.build(options, context(self.plan(self.ingredients)))
+            return ()
 
     def _entries(self) -> list[tuple[AttackEntry, Any]]:
         asked = self.recipe.attacks(self.catalogue)

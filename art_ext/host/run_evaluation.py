@@ -88,7 +88,7 @@ def _evaluation(
         job.threat,
         Options(
             suite_named(job.recipe.suite),
-            extra=named_attacks(job.recipe, job.catalogue, plan, job.threat),
+            extra=named_attacks(job.recipe, job.catalogue, plan, job.threat, notes),
             seed=job.train.seed,
             device=run.device,
             folder=run_folder / "evaluation" / role.name,

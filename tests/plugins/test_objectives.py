@@ -164,3 +164,22 @@ def test_the_black_box_goes_for_the_objective():
         sure[objective] = p.scatter(1, y[:, None], 0).amax(1)
     assert bool((sure["other_confidence"] >= sure["margin"] - 1e-6).all())
     assert float((sure["other_confidence"] - sure["margin"]).mean().detach()) > 0.02
+
+
+def test_a_recipes_objective_is_left_out_for_networks_of_other_methods():
+    """The undefended twin and the methods beside declare none of that name; a misspelt one is refused in time."""
+    from art_ext.host.evaluating import named_attacks
+    from art_ext.host.job import prepare
+    from art_ext.host.recipe import load_recipe
+
+    asked = "evaluate=[{square: {objective: pc_term, queries: 50}}, {pgd: {steps: 3}}]"
+    job = prepare(load_recipe("digits/pc_lc_pgd_at", [asked]))
+    assert [name for name, _ in job.attacks(job.plan(job.ingredients))] == ["square_pc_term", "pgd3"]
+    assert [name for name, _ in job.attacks(job.plan(()))] == ["pgd3"]
+    notes: list[str] = []
+    found = named_attacks(job.recipe, job.catalogue, job.plan(()), job.threat, notes)
+    assert [planned.name for planned in found] == ["pgd3"]
+    assert "attack square did not run: unknown objective 'pc_term'" in notes[0]
+    wrong = prepare(load_recipe("digits/pc_lc_pgd_at", [asked.replace("pc_term", "pc_trm")]))
+    with pytest.raises(ConfigError, match="did you mean pc_term"):
+        wrong.attacks(wrong.plan(()))
