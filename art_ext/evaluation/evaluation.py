@@ -340,11 +340,12 @@ class Evaluation:
         calibration = self._evaluator(self.subject.net, self.calibration)
         test, rows = self._evaluator(self.subject.net, self.data), self.campaign.active.nonzero().squeeze(1)
         steps, trials = min(self.options.suite.caps["steps"], 100), list(self.campaign.found.values())
-        return [
-            result
-            for detector in self.detectors
-            for result in judge_detector(detector, trials, self.threat, calibration, test, rows, steps=steps)
-        ]
+        found: list[RejectionResult] = []
+        for detector in self.detectors:
+            found += judge_detector(
+                detector, trials, self.threat, calibration, test, rows, steps=steps, listed=self.lineup.listed
+            )
+        return found
 
     def _baseline(self) -> Baseline | None:
         """The undefended network under the same attacks, each on all images where it is run on all of the other's."""

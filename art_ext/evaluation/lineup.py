@@ -67,12 +67,14 @@ class Lineup:
     """The attacks in order, and what could not be among them.
 
     Attributes:
+        listed: names of those that were asked for besides the suite's.
         notes: a sentence for each attack that the suite names and that is not there.
         missing: ingredients without an adaptive attack, each with the reason.
         covered: ingredients with the names of the attacks that know them.
     """
 
     planned: list[Planned] = field(default_factory=list)
+    listed: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
     covered: dict[str, list[str]] = field(default_factory=dict)
@@ -158,7 +160,7 @@ def build_lineup(
     for planned in core(threat, suite.tries, random=random):
         lineup.add(planned)
     for planned in extra:
-        lineup.add(planned)
+        lineup.listed.append(lineup.add(_before_detectors(planned) if context.detectors else planned))
     _inform(lineup, plan, threat, suite, entries, context, adaptive or {})
     for wanted in suite.wanted:
         _want(lineup, wanted, entries, context)
@@ -166,6 +168,14 @@ def build_lineup(
         for planned in _other_norms(threat, plan):
             lineup.add(planned)
     return lineup
+
+
+def _before_detectors(planned: Planned) -> Planned:
+    """An attack that goes on after success, as its paper runs it, and also on images that are wrong when clean."""
+    attack = planned.attack
+    if isinstance(attack, PGD) and attack.stop_when_wrong and attack.steps > 1:
+        attack = replace(attack, stop_when_wrong=False)
+    return replace(planned, attack=attack, wrong_too=True)
 
 
 def _want(lineup: Lineup, wanted: Wanted, entries: Mapping[str, AttackEntry], context: EvaluationContext) -> None:

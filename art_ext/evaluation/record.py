@@ -141,7 +141,8 @@ class RejectionResult(_Part):
 
     Attributes:
         aim: "evade": wrong and kept, inside the ball; "deny": right but rejected, inside the ball; "distal":
-            noise, with the score raised inside the ball around it, that is kept.
+            noise, with the score raised inside the ball around it, that is kept; "listed": wrong and kept under
+            one attack that was asked for, at its own distance, whether or not it knows the detector.
         fpr: of aim "distal", the share of the noise images that are kept.
         robust_error, unthresholded, fpr_of_successful: None for "distal", whose images have no true class.
         auc: of "distal", of all clean images against the noise.
@@ -153,7 +154,7 @@ class RejectionResult(_Part):
 
     detector: str
     attack: str
-    aim: Literal["evade", "deny", "distal"]
+    aim: Literal["evade", "deny", "distal", "listed"]
     asked_tpr: float
     threshold: float
     tpr: float

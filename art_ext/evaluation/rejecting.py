@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -61,6 +61,7 @@ def judge_detector(
     *,
     steps: int,
     tprs: Sequence[float] = TPRS,
+    listed: Container[str] = (),
 ) -> list[RejectionResult]:
     """One fitted detector on test images: each TPR against those who evade it, deny it, or show it noise.
 
@@ -73,6 +74,7 @@ def judge_detector(
         trials: the attacks, with the detector's scores.
         calibration: held-out images, whose correct ones set the thresholds; at least one is.
         rows: (n,) which test images.
+        listed: names of attacks that are judged one by one as well, each as it was run.
     """
     clean, right = calibration.outputs(), calibration.clean().right
     scores = detector.score(clean)[right]
@@ -81,6 +83,9 @@ def judge_detector(
     out = test.outputs(rows=rows)
     shown = Shown(detector, test, rows, detector.score(out), out.logits.argmax(1) != test.y[rows])
     results = _evaded(shown, WORST, [trial for trial in trials if trial.bounded], thresholds)
+    for trial in trials:
+        if trial.planned.name in listed:
+            results += _evaded(shown, trial.planned.name, [trial], thresholds, "listed")
     results += _denied(shown, base.raising(denying(detector)), thresholds)
     if threat.clip[1] - threat.clip[0] < float("inf"):
         results += _distal(shown, Distal(replace(base, stop_when_wrong=True), pleasing(detector)), thresholds)
@@ -103,13 +108,18 @@ class Shown:
     wrong: Tensor
 
 
-def _evaded(shown: Shown, name: str, trials: Sequence[Trial], thresholds: Thresholds) -> list[RejectionResult]:
-    """Attacks that the evaluation ran: each image's misclassified twin with the highest score, or none."""
+def _evaded(
+    shown: Shown, name: str, trials: Sequence[Trial], thresholds: Thresholds, aim: str = "evade"
+) -> list[RejectionResult]:
+    """Attacks that the evaluation ran: each image's misclassified twin with the highest score, or none.
+
+    Of aim "listed" at whatever distance, else inside the ball.
+    """
     detector, y = shown.detector.name, shown.test.y
     ran = [trial for trial in trials if detector in trial.scores]
     if not ran:
         return []
-    fooled = torch.stack([trial.fell(y)[shown.rows] for trial in ran])
+    fooled = torch.stack([(trial.changed(y) if aim == "listed" else trial.fell(y))[shown.rows] for trial in ran])
     raised = torch.stack([trial.scores[detector][shown.rows] for trial in ran])
     raised = torch.where(fooled, raised, -torch.inf)
     best, any_fooled = strongest(raised), fooled.any(0)
@@ -120,7 +130,7 @@ def _evaded(shown: Shown, name: str, trials: Sequence[Trial], thresholds: Thresh
     results = []
     for tpr, tau in thresholds:
         made = _result(
-            shown, name, "evade", tpr, Rejection.of(shown.score.double(), shown.wrong, *twin, tau), spent, Spent()
+            shown, name, aim, tpr, Rejection.of(shown.score.double(), shown.wrong, *twin, tau), spent, Spent()
         )
         results.append(replace(made, strongest=most))
     return results

@@ -68,13 +68,16 @@ def _rejections(record: EvaluationRecord) -> list[str]:
     lines = []
     for item in record.rejection:
         at = f"{item.detector} at {item.asked_tpr:.0%} TPR"
+        if item.aim == "listed" and item.asked_tpr != record.rejection[0].asked_tpr:
+            continue
         if item.aim == "distal":
             lines.append(f"  {at}: {item.fpr:.1%} of noise images that were made to look normal are kept")
-        elif item.robust_error is not None and item.unthresholded is not None and item.aim == "evade":
+        elif item.robust_error is not None and item.unthresholded is not None and item.aim != "deny":
             auc = "none" if item.auc is None else f"{item.auc:.3f}"
+            under = f" under {item.attack}" if item.aim == "listed" else ""
             lines.append(
-                f"  {at}: robust error {item.robust_error:.1%} of what is kept ({item.unthresholded:.1%} with nothing "
-                f"rejected), FPR {item.fpr:.1%}, AUC {auc}"
+                f"  {at}{under}: robust error {item.robust_error:.1%} of what is kept ({item.unthresholded:.1%} with "
+                f"nothing rejected), FPR {item.fpr:.1%}, AUC {auc}"
             )
         elif item.denied is not None:
             lines.append(f"  {at}: an attacker gets {item.denied:.1%} of good inputs rejected or wrong")

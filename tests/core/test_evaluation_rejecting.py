@@ -7,12 +7,13 @@ import torch
 from evaluated import EPS, TINY, data, evaluation, trained
 from torch import nn
 
-from art_ext.api import PGD, Confidence, Linf, Norm, other_confidence
+from art_ext.api import PGD, Confidence, Linf, Norm, ZeroStart, other_confidence
 from art_ext.engine.net import Net
 from art_ext.evaluation.evading import MultiTargeted, towards
 from art_ext.evaluation.lineup import Planned
 from art_ext.evaluation.subject import Rows
 from art_ext.evaluation.suite import Evaluator
+from art_ext.host.evaluation_text import lines_of
 from art_ext.parts.detectors import threshold_at
 from art_ext_ccat import CCAT
 
@@ -60,6 +61,49 @@ def test_the_worst_case_is_counted_over_every_attack_of_the_evaluation(module):
         kept += clean_kept or twin_kept
     assert evaded(record).robust_error == pytest.approx(wrong_kept / kept)
     assert evaded(record).unthresholded == pytest.approx(sum(b > 0 for b in best) / N, abs=1 / N)
+
+
+@pytest.mark.parametrize("eps", [0.06, 0.5], ids=["inside", "outside"])
+def test_each_attack_that_was_asked_for_has_a_row_counted_by_hand(module, eps):
+    asked = PGD(Linf(eps), 3, eps / 3, start=ZeroStart(), keep="best", stop_when_wrong=True)
+    done = judged(module, 0.08, extra=(Planned("bim3", asked, "gradient", True),))
+    record = done.run()
+    rows = {(item.attack, item.asked_tpr): item for item in record.rejection if item.aim == "listed"}
+    assert rows.keys() == {("bim3", 0.99), ("bim3", 0.95)}
+    assert done.campaign.found["bim3"].done.all(), "wrong images too: a detector may keep them"
+    x, y = data(N)
+    held_x, held_y = data(60, seed=9)
+    adv, best, fallen = x.clone(), x.clone(), torch.zeros(N, dtype=torch.bool)
+    found = torch.full((N,), -torch.inf)
+    for step in range(4):
+        adv = adv.detach().requires_grad_()
+        loss = nn.functional.cross_entropy(module(adv), y, reduction="none")
+        wrong = module(adv).argmax(1) != y
+        better = (wrong & ~fallen) | ((wrong == fallen) & (loss.detach() > found))
+        best[better], found[better], fallen = adv.detach()[better], loss.detach()[better], fallen | wrong
+        if step < 3:
+            (grad,) = torch.autograd.grad(loss.sum(), adv)
+            adv = torch.minimum(torch.maximum(adv + eps / 3 * grad.sign(), x - eps), x + eps).clamp(0, 1)
+    with torch.no_grad():
+        held, clean, twins = (module(images).softmax(1) for images in (held_x, x, best))
+    for tpr in (0.99, 0.95):
+        tau = threshold_at(held.amax(1)[held.argmax(1) == held_y], tpr)
+        wrong, kept = clean.argmax(1) != y, clean.amax(1) >= tau
+        fooled, twin_kept = twins.argmax(1) != y, (twins.amax(1) >= tau) & (twins.argmax(1) != y)
+        item = rows["bim3", tpr]
+        assert item.threshold == pytest.approx(tau)
+        assert item.tpr == pytest.approx(float(kept[~wrong].double().mean()))
+        assert item.robust_error == pytest.approx(
+            float(((wrong & kept) | twin_kept).sum()) / float((kept | twin_kept).sum())
+        )
+        pairs = fooled & ~wrong
+        assert item.n_eligible == int(pairs.sum()) > 5
+        ranks = clean.amax(1)[pairs][:, None] - twins.amax(1)[pairs][None]
+        assert item.auc == pytest.approx(float(((ranks > 0) + 0.5 * (ranks == 0)).double().mean()), abs=1e-6)
+    lines = [line for line in lines_of(record) if "under bim3" in line]
+    assert len(lines) == 1
+    assert f"AUC {rows['bim3', 0.99].auc:.3f}" in lines[0]
+    assert not any(item.attack == "bim3" for item in record.rejection if item.aim != "listed")
 
 
 def test_who_knows_the_detector_attacks_every_image_though_none_stands(module):

@@ -146,7 +146,8 @@ class Cost:
     @classmethod
     def of(cls, attacks: Iterable[AttackResult], rejection: Iterable[RejectionResult] = ()) -> Cost:
         passes = [(one.forwards, one.backwards) for one in attacks]
-        own = {(one.detector, one.attack): one for one in rejection if one.aim != "evade"}  # those are the attacks'
+        # of the other aims the passes are those of the attacks
+        own = {(one.detector, one.attack): one for one in rejection if one.aim in ("deny", "distal")}
         passes += [(one.forwards, one.backwards) for one in own.values()]
         return cls(sum(forwards for forwards, _ in passes), sum(backwards for _, backwards in passes))
 
