@@ -21,6 +21,7 @@ from art_ext.api import (
     StepSize,
     norm_named,
 )
+from art_ext_baselines.step_size import paper_step
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class FAT(Ingredient):
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Annotated[Radius, Field(description="radius in clip-value units; 0.031 in the paper, not 8/255")] = 0.031
     steps: Count = 10
-    step_size: Annotated[StepSize | None, Field(description="0.007 in the paper; 2.5 eps / steps when left out")] = None
+    step_size: Annotated[StepSize | None, Field(description="2.26 eps / steps when left out: the paper's 0.007")] = None
     jitter: Annotated[NonNegative, Field(description="omega: normal noise added at each step")] = 0.001
     bn: Annotated[Literal["eval", "train"], Field(description="mode of normalisation layers while crafting")] = "eval"
 
@@ -78,7 +79,7 @@ class FAT(Ingredient):
         attack = FriendlyPGD(
             norm_named(self.norm, self.eps),
             self.steps,
-            self.step_size,
+            paper_step(self.step_size, self.steps),
             bn=self.bn,
             clip=plan.facts.clip,
             jitter=self.jitter,

@@ -29,6 +29,7 @@ from art_ext.api import (
     largest_other,
     norm_named,
 )
+from art_ext_baselines.step_size import paper_step
 
 
 def boosted_cross_entropy(adv_logits: Tensor, y: Tensor) -> Tensor:
@@ -102,14 +103,14 @@ class MART(Ingredient):
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Annotated[Radius, Field(description="radius in clip-value units; 0.031 in the paper, not 8/255")] = 0.031
     steps: Count = 10
-    step_size: Annotated[StepSize | None, Field(description="0.007 in the paper; 2.5 eps / steps when left out")] = None
+    step_size: Annotated[StepSize | None, Field(description="2.26 eps / steps when left out: the paper's 0.007")] = None
     bn: Annotated[Literal["eval", "train"], Field(description="mode of normalisation layers while crafting")] = "eval"
 
     def apply(self, plan: Plan) -> Plan:
         attack = PGD(
             norm_named(self.norm, self.eps),
             self.steps,
-            self.step_size,
+            paper_step(self.step_size, self.steps),
             start=GaussianStart(0.001),
             bn=self.bn,
             clip=plan.facts.clip,

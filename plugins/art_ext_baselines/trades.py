@@ -29,6 +29,7 @@ from art_ext.api import (
     kl_to_clean,
     norm_named,
 )
+from art_ext_baselines.step_size import paper_step
 
 
 def trades_boundary(clean_logits: Tensor, adv_logits: Tensor) -> Tensor:
@@ -78,14 +79,14 @@ class TRADES(Ingredient):
     norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Annotated[Radius, Field(description="radius in clip-value units; 0.031 in the paper, not 8/255")] = 0.031
     steps: Count = 10
-    step_size: Annotated[StepSize | None, Field(description="0.007 in the paper; 2.5 eps / steps when left out")] = None
+    step_size: Annotated[StepSize | None, Field(description="2.26 eps / steps when left out: the paper's 0.007")] = None
     bn: Literal["eval", "train"] = "eval"
 
     def apply(self, plan: Plan) -> Plan:
         attack = PGD(
             norm_named(self.norm, self.eps),
             self.steps,
-            self.step_size,
+            paper_step(self.step_size, self.steps),
             objective=kl_to_clean,
             start=GaussianStart(0.001),
             bn=self.bn,

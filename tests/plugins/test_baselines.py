@@ -32,8 +32,10 @@ from art_ext.api import (
     kl_to_clean,
     of_criterion,
 )
-from art_ext_baselines import PGDAT, TRADES, Trades, trades_boundary
-from art_ext_baselines.attacks import ATTACKS, NamedPGDOptions, PGDOptions, build_criterion_pgd, build_pgd
+from art_ext.host.recipe import load_recipe
+from art_ext.parts.attacks import Walk
+from art_ext_baselines import FAT, MART, PGDAT, TRADES, Trades, trades_boundary
+from art_ext_baselines.attacks import ATTACKS, NamedPGDOptions, PGDOptions, build_criterion_pgd
 from art_ext_pc_lc import PCLC
 
 FACTS = Facts(4, (1, 2, 3), (0.0, 1.0))
@@ -168,6 +170,24 @@ def test_trades_fills_attack_and_risk():
     assert not made.risk.joint
 
 
+@pytest.mark.parametrize("method", [TRADES, MART, FAT])
+def test_the_papers_step_at_their_eps_and_steps_and_as_far_in_all_elsewhere(method):
+    attack = parts(method()).attack
+    assert attack.step_size.share * attack.norm.eps == pytest.approx(0.007)
+    for eps, steps in ((0.15, 5), (0.3, 40)):
+        attack = parts(method(eps=eps, steps=steps)).attack
+        assert attack.step_size.share * eps * steps == pytest.approx(0.07 * eps / 0.031)
+    assert parts(method(step_size=0.01)).attack.step_size == 0.01
+
+
+@pytest.mark.parametrize("name", ["trades", "mart", "fat", "dac_trades", "dac_mart", "awp_trades", "bag_trades"])
+def test_the_recipes_of_the_claims_keep_the_step_that_they_were_trained_with(name):
+    recipe = load_recipe(f"digits/{name}")
+    attack = Plan.of(recipe.ingredients(), Facts(10, (1, 8, 8))).compose().attack
+    x = torch.rand(2, 1, 8, 8)
+    assert Walk.of(attack, x, attack.norm.eps, None).size == pytest.approx(2.5 * 0.15 / 5, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"eps": 0}, {"eps": "8/0"}, {"eps": "1:30"}, {"eps": True}, {"steps": 0}, {"clean_fraction": 1},
@@ -190,6 +210,7 @@ def context(*ingredients):
 
 
 def test_evaluation_attacks_take_the_threat_of_the_recipe():
+    build_pgd = next(entry.build for entry in ATTACKS if entry.name == "pgd")
     ((name, attack),) = build_pgd(NamedPGDOptions(), context(PGDAT()))
     assert name == "pgd20"
     assert (attack.norm, attack.steps, attack.keep, attack.bn) == (Linf(0.15), 20, "best", "eval")
