@@ -103,6 +103,16 @@ class AutoAttack:
     def names(self) -> tuple[str, ...]:
         return tuple(self.attacks)
 
+    @property
+    def norm(self) -> Norm | None:
+        """The ball of all components."""
+        return getattr(next(iter(self.attacks.values())), "norm", None)
+
+    @property
+    def cost(self) -> int:
+        """Passes of an example that stands to the end."""
+        return sum(int(getattr(attack, "cost", 0)) for attack in self.attacks.values())
+
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
         if mask is not None:
             mask = torch.as_tensor(mask, dtype=x.dtype, device=x.device).expand_as(x)
@@ -138,7 +148,11 @@ class AutoAttackSettings(AttackSettings):
 
 
 class AutoAttackOptions(OfThreat, AutoAttackSettings):
-    """AutoAttack in a recipe's `evaluate:`: its components, each under its own name."""
+    """AutoAttack in a recipe's `evaluate:`: its components, each under its own name, or as one."""
+
+    as_one: Annotated[
+        bool, Field(description="one figure, of each component on what those before it left: the published one")
+    ] = False
 
 
 class AutoAttackIngredient(OnBall, AutoAttackSettings):
@@ -149,7 +163,11 @@ class AutoAttackIngredient(OnBall, AutoAttackSettings):
 
 
 def build(options: AutoAttackOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    return list(components(options.version, options.ball(context), context.facts).items())
+    found = components(options.version, options.ball(context), context.facts)
+    if not options.as_one:
+        return list(found.items())
+    word = "" if options.version == "standard" else f"_{options.version}"
+    return [(f"autoattack{word}", AutoAttack(found))]
 
 
 ENTRY = AttackEntry(

@@ -507,6 +507,11 @@ def test_entries_take_the_threat_and_name_their_results():
     assert list(built("autoattack")) == ["apgd_ce", "apgd_t", "fab_t", "square"]
     assert list(built("autoattack", version="plus")) == ["apgd_ce", "apgd_dlr", "fab", "square", "apgd_t", "fab_t"]
     assert list(built("autoattack", version="rand")) == ["apgd_ce", "apgd_dlr"]
+    whole = built("autoattack", as_one=True)
+    assert list(whole) == ["autoattack"]
+    assert whole["autoattack"] == AutoAttack(built("autoattack"))
+    assert whole["autoattack"].norm == Linf(0.1)
+    assert list(built("autoattack", version="plus", as_one=True)) == ["autoattack_plus"]
     assert list(built("apgd")) == ["apgd_ce"]
     assert list(built("apgd", objective="targeted_dlr")) == ["apgd_t"]
     assert list(built("apgd", objective="margin", restarts=3)) == ["apgd_marginx3"]
