@@ -111,6 +111,14 @@ class Campaign:
         """The share of the images asked for that are in `kept` (N,) bool."""
         return Estimate.of(int((kept & self.active).sum()), int(self.active.sum()))
 
+    @property
+    def unanswered(self) -> Tensor:
+        """(N,) bool: an attack led to an image for which the network answers NaN or infinity."""
+        broken = torch.zeros_like(self.right)
+        for trial in self.found.values():
+            broken |= trial.unanswered
+        return broken & self.active
+
     def results(self) -> tuple[AttackResult, ...]:
         return tuple(self._result(trial) for trial in self.found.values())
 

@@ -146,7 +146,7 @@ class Evaluation:
         self.lineup = self._lineup(attacks or {}, baseline)
         if unjudged:
             self.lineup.missing[subject.plan.owner("detectors")] = unjudged
-        last = effort(threat, *options.suite.effort)
+        last = effort(threat, *options.suite.effort) if subject.gradients else ()
         self.campaign = self._campaign(self.evaluator, self.lineup, last, self.detectors)
         self.baseline = baseline
         self.beside = tuple(Peer.of(name, one) for name, one in (beside or {}).items() if self._like(one))
@@ -190,8 +190,16 @@ class Evaluation:
         self.attack()
         campaign = self.campaign
         rejection = self._rejection()
-        suite, known = self.options.suite, self.subject.known
-        asked = Checking(campaign, suite, self.lineup, self.repeats, self.n_classes, self._seen(), known)
+        asked = Checking(
+            campaign,
+            self.options.suite,
+            self.lineup,
+            self.repeats,
+            self.n_classes,
+            self._seen(),
+            self.subject.known,
+            self.subject.gradients,
+        )
         checks = judge(asked.suspicions())
         smallest, curve = self._curve()
         baseline = self._baseline()
@@ -210,7 +218,16 @@ class Evaluation:
             clean=campaign.estimate(campaign.right),
             attacks=results,
             worst_case=worst,
-            verdict=conclude(worst, self.threat, results, checks, baseline, self.beside, complete=complete),
+            verdict=conclude(
+                worst,
+                self.threat,
+                results,
+                checks,
+                baseline,
+                self.beside,
+                unanswered=int(campaign.unanswered.sum()),
+                complete=complete,
+            ),
             checks=checks,
             rejection=tuple(rejection),
             curve=curve,
@@ -250,6 +267,7 @@ class Evaluation:
             extra=self.options.extra,
             adaptive=subject.adaptive,
             random=bool(self.repeats.varied.any()),
+            gradients=subject.gradients,
         )
 
     def _campaign(
@@ -291,7 +309,7 @@ class Evaluation:
 
     def _curve(self) -> tuple[Tensor | None, tuple[CurvePoint, ...]]:
         campaign = self.campaign
-        if self.threat.norm == "l0" or self.clock.over:
+        if self.threat.norm == "l0" or self.clock.over or not self.subject.gradients:
             return None, ()
         rounds, steps = self.options.suite.curve
         smallest = smallest_eps(
@@ -312,6 +330,8 @@ class Evaluation:
         detectors = self.subject.plan.compose().detectors
         if not detectors:
             return [], ""
+        if not self.subject.gradients:
+            return [], "its detectors were not attacked, since that needs gradients"
         why = "their thresholds need held-out images"
         if self.calibration is None:
             self.notes.append(f"detectors were not judged: {why} (calibration)")

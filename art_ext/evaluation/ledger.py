@@ -18,8 +18,6 @@ import torch
 from torch import Tensor
 
 FOLDER = "partial"
-NO_ANSWER = -1
-"""Instead of a class: the network answers NaN or infinity."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,8 @@ class Batch:
 
     Attributes:
         index: (n,) which images.
-        predicted: (n,) the class that the network gives for each adversarial twin; `NO_ANSWER` for logits that
-            are no numbers.
+        predicted: (n,) the class that the network gives for each adversarial twin; `suite.NO_ANSWER` where there
+            is none.
         confidence: (n,) its softmax probability, 0 without an answer.
         norm: (n,) of the perturbation, in the threat's norm.
         inside: (n,) bool: the twin lies in the threat's ball and in the clip range.

@@ -32,6 +32,16 @@ TPR = 0.99
 """Share of correct held-out examples that a detector must keep where an epoch is scored."""
 
 
+NO_ANSWER = -1
+"""Instead of a class, where the logits are NaN or infinite: wrong, whatever the label."""
+
+
+def classes_of(logits: Tensor) -> Tensor:
+    """(n,) the class of the largest logit, or `NO_ANSWER`; (n, K)."""
+    top = logits.max(1)
+    return torch.where(top.values.isfinite(), top.indices, NO_ANSWER)
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """How many of n examples a network gets right.
@@ -152,8 +162,8 @@ class Evaluator:
             yield net
 
     def predict(self, x: Tensor) -> Tensor:
-        """(n,) predicted classes."""
-        return self.logits(x).argmax(1)
+        """(n,) predicted classes, or `NO_ANSWER`."""
+        return classes_of(self.logits(x))
 
     def logits(self, x: Tensor) -> Tensor:
         """(n, K), of the network itself, in eval mode."""

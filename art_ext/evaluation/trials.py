@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from art_ext.evaluation.identity import fingerprint
-from art_ext.evaluation.ledger import NO_ANSWER, Batch, Ledger, digest_of_config
+from art_ext.evaluation.ledger import Batch, Ledger, digest_of_config
 from art_ext.evaluation.lineup import Planned
-from art_ext.evaluation.suite import Evaluator
+from art_ext.evaluation.suite import NO_ANSWER, Evaluator, classes_of
 from art_ext.evaluation.threat import Threat
 from art_ext.parts.detectors import Detector
 from art_ext.parts.noise import mix_int
@@ -204,10 +204,8 @@ class Trials:
             finite = made.isfinite().flatten(1).all(1)
             made = torch.where(per_example(finite), made, clean)
             out = self.evaluator.answer(made)
-        probabilities = F.softmax(out.logits.double(), 1)
-        answered = probabilities.isfinite().all(1)
-        confidence, predicted = torch.where(answered[:, None], probabilities, 0.0).max(1)
-        predicted = torch.where(answered, predicted, NO_ANSWER)
+        predicted = classes_of(out.logits)
+        confidence = torch.where(predicted == NO_ANSWER, 0.0, F.softmax(out.logits.double(), 1).amax(1))
         scores = {detector.name: detector.score(out).double() for detector in self.detectors}
         return Batch(
             index,

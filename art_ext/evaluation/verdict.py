@@ -16,10 +16,20 @@ def conclude(
     baseline: Baseline | None,
     beside: Sequence[Peer] = (),
     *,
+    unanswered: int = 0,
     complete: bool,
 ) -> Verdict:
-    """The worst case as a sentence; trusted unless a check fails, or the evaluation was cut short."""
+    """The worst case as a sentence; trusted unless a check fails, or the evaluation was cut short.
+
+    Args:
+        unanswered: images that the network has no finite logits for once an attack changed them.
+    """
     reasons = [check.sentence for check in checks if check.status == "fail"]
+    if unanswered:
+        reasons.append(
+            f"the network answers NaN or infinity for {unanswered} images that an attack changed, which count as "
+            "wrong: its arithmetic breaks there, and with it the gradients of every attack"
+        )
     failed = [result.name for result in attacks if result.error is not None]
     if failed:
         reasons.append(f"{', '.join(failed)} failed")

@@ -352,3 +352,36 @@ def test_the_undefended_network_s_figures_are_each_attack_s_own_where_the_others
     assert record.attack("half_eps").accuracy > record.attack("pgd20").accuracy
     assert record.attack("half_eps").everywhere
     assert not record.attack("more_steps").everywhere
+
+
+def test_an_image_that_breaks_the_network_s_arithmetic_counts_as_wrong_and_is_named(module, tmp_path):
+    class Breaks(nn.Module):
+        """Answers NaN for images that are brighter than all clean ones."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = module
+
+        def forward(self, x):
+            return self.inner(x) + torch.where(x.flatten(1).amin(1, keepdim=True) > 0.05, torch.nan, 0.0)
+
+    class Brighter:
+        objective, bn, norm = ce, "eval", Linf(EPS)
+
+        def craft(self, net, x, score, keys, mask=None):
+            made = (x + EPS).clamp(0, 1)
+            return Adversarial(made, made - x)
+
+    x, y = data(40)
+    x = x.clone()
+    x[:, 0, 5, 5] = 0  # no clean image is bright everywhere
+    extra = (Planned("brighter", Brighter(), "gradient", True),)
+    done = evaluation(Breaks(), rows=(x, y), extra=extra, folder=tmp_path)
+    record = done.run()
+    assert record.clean.accuracy > 0.9
+    assert record.attack("brighter").accuracy == record.worst_case.accuracy == 0
+    right = round(record.clean.accuracy * 40)
+    (reason,) = [reason for reason in record.verdict.reasons if "NaN or infinity" in reason]
+    assert f"for {right} images" in reason
+    assert not record.verdict.trusted
+    assert bool((done.campaign.found["brighter"].predicted[y == 0] != 0).all())  # NaN is not the first class
