@@ -48,6 +48,7 @@ from art_ext.parts.objectives import (
     other_confidence,
     unending,
 )
+from art_ext.parts.precision import at_least_float32
 from art_ext.parts.ranges import Growing, OfEps, Uniform, warm_up
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
 from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, probe, put
@@ -128,6 +129,7 @@ __all__ = [
     "View",
     "Views",
     "ZeroStart",
+    "at_least_float32",
     "both",
     "ce",
     "checked",

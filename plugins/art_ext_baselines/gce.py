@@ -10,7 +10,19 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from art_ext.api import ConfigError, Criterion, Ingredient, Number, Outputs, Paper, Plan, ce, cw, dlr_ratio
+from art_ext.api import (
+    ConfigError,
+    Criterion,
+    Ingredient,
+    Number,
+    Outputs,
+    Paper,
+    Plan,
+    at_least_float32,
+    ce,
+    cw,
+    dlr_ratio,
+)
 
 
 def guided_complement_entropy(logits: Tensor, y: Tensor, alpha: float) -> Tensor:
@@ -19,7 +31,7 @@ def guided_complement_entropy(logits: Tensor, y: Tensor, alpha: float) -> Tensor
     To be lowered: 0 at most, -log(K - 1) / log K at p_y = 1 with q uniform. q is a softmax over the false
     logits, exact also where p_y is 1 in floating point; the authors' guards make the gradient 0 there.
     """
-    own = y[:, None]
+    logits, own = at_least_float32(logits), y[:, None]
     guide = (alpha * F.log_softmax(logits, 1).gather(1, own).squeeze(1)).exp()
     log_q = F.log_softmax(logits.scatter(1, own, float("-inf")), 1)
     entropy = (log_q.exp() * log_q.scatter(1, own, 0.0)).sum(1)

@@ -25,6 +25,7 @@ from art_ext.api import (
     StepSize,
     Terms,
     Views,
+    at_least_float32,
     both,
     largest_other,
     norm_named,
@@ -70,7 +71,7 @@ class Mart(Risk):
 
     def __call__(self, views: Views, criterion: Criterion) -> Terms:
         clean, adv = both(views)
-        z, z_adv = (_at_least_float32(view.out.logits) for view in (clean, adv))
+        z, z_adv = (at_least_float32(view.out.logits) for view in (clean, adv))
         return {
             "boosted_ce": boosted_cross_entropy(z_adv, adv.y).mean(),
             "weighted_kl": self.beta * weighted_kl(z, z_adv, clean.y).mean(),
@@ -78,10 +79,6 @@ class Mart(Risk):
 
     def __str__(self) -> str:
         return f"MART(beta {self.beta:g})"
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 class MART(Ingredient):

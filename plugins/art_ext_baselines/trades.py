@@ -24,6 +24,7 @@ from art_ext.api import (
     StepSize,
     Terms,
     Views,
+    at_least_float32,
     both,
     kl_divergence,
     kl_to_clean,
@@ -33,8 +34,9 @@ from art_ext_baselines.step_size import paper_step
 
 
 def trades_boundary(clean_logits: Tensor, adv_logits: Tensor) -> Tensor:
-    """KL(p(x) || p(x')) per example, gradient through both; (N, K) twice to (N,)."""
-    return kl_divergence(F.log_softmax(clean_logits, 1), F.log_softmax(adv_logits, 1))
+    """KL(p(x) || p(x')) per example, gradient through both, in float32 at least; (N, K) twice to (N,)."""
+    log_p, log_q = (F.log_softmax(at_least_float32(z), 1) for z in (clean_logits, adv_logits))
+    return kl_divergence(log_p, log_q)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,10 @@ example.
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from art_ext.api import kl_divergence, margin
+from art_ext.api import at_least_float32, kl_divergence, margin
 
 OFFSET = 1.0000001
 """The authors' 1 in 1 - p_y: the weight never is exactly 0."""
@@ -19,7 +18,7 @@ OFFSET = 1.0000001
 
 def weighted(values: Tensor, logits: Tensor, y: Tensor) -> Tensor:
     """(1.0000001 - p_y) values, eq. (8) where the values (N,) are cross-entropy; the weight carries gradient."""
-    p = F.softmax(_at_least_float32(logits), 1)
+    p = F.softmax(at_least_float32(logits), 1)
     return (OFFSET - p.gather(1, y[:, None])[:, 0]) * values
 
 
@@ -33,14 +32,10 @@ def divergence(logits: Tensor, calibrated_logits: Tensor) -> Tensor:
 
     Of p(x) it is eq. (13)'s robust term, of p(x') the first term of eq. (14).
     """
-    log_p, log_q = (F.log_softmax(_at_least_float32(z), 1) for z in (logits, calibrated_logits))
+    log_p, log_q = (F.log_softmax(at_least_float32(z), 1) for z in (logits, calibrated_logits))
     return kl_divergence(log_p, log_q)
 
 
 def cw_surrogate(logits: Tensor, y: Tensor, kappa: float) -> Tensor:
     """-max(z_y - max_{k != y} z_k + kappa, 0), which the attack raises; flat once misclassified by kappa."""
     return -(kappa - margin(logits, y)).relu()
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

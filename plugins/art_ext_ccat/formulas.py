@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from art_ext.api import at_least_float32
+
 
 def power_transition(size: Tensor, eps: float, rho: float) -> Tensor:
     """lam = (1 - min(1, |delta| / eps))^rho, eq. (4); (N,) to (N,): 1 at delta = 0, 0 from eps on."""
@@ -36,7 +38,7 @@ def calibrated_target(y: Tensor, lam: Tensor, n_classes: int) -> Tensor:
 
 def bhattacharyya(logits: Tensor, target: Tensor) -> Tensor:
     """-2 log min(1, sum_k sqrt(p_k t_k + 1e-8)), as in the authors' code; (N, K) twice to (N,)."""
-    overlap = (F.softmax(logits, 1) * target + 1e-8).sqrt().sum(1)
+    overlap = (F.softmax(at_least_float32(logits), 1) * target + 1e-8).sqrt().sum(1)
     return -2 * overlap.clamp(max=1).log()
 
 

@@ -5,13 +5,14 @@ z are logits (N, m) of adversarial examples, never softmax outputs; m is the num
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from art_ext.api import at_least_float32
 
 
 def certainty_variance(logits: Tensor) -> Tensor:
     """(1/m) sum_k (z_k - mean z)^2 per example, definition 1: population variance; (N, m) to (N,)."""
-    return _at_least_float32(logits).var(1, unbiased=False)
+    return at_least_float32(logits).var(1, unbiased=False)
 
 
 def certainty_std(logits: Tensor) -> Tensor:
@@ -19,8 +20,4 @@ def certainty_std(logits: Tensor) -> Tensor:
 
     Its gradient at equal logits is 0, as torch defines it.
     """
-    return _at_least_float32(logits).std(1, unbiased=True)
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return at_least_float32(logits).std(1, unbiased=True)

@@ -5,16 +5,15 @@ Notation: a logits (N, K), p = softmax(a), y the true class, j != y a false one,
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from art_ext.api import at_least_float32
 
 
 def probabilities(logits: Tensor) -> Tensor:
     """softmax in float32 at least: near xi = 0.995, half precision has a spacing of 0.004."""
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-    return F.softmax(logits, 1)
+    return F.softmax(at_least_float32(logits), 1)
 
 
 def pc_loss(logits: Tensor, y: Tensor, xi: float) -> Tensor:
@@ -29,7 +28,7 @@ def logit_constraint(logits: Tensor, y: Tensor, *, hard: bool = False) -> Tensor
 
     With `hard`, w picks the most probable false class, as eq. (16) prints it.
     """
-    own = y[:, None]
+    logits, own = at_least_float32(logits), y[:, None]
     false = logits.scatter(1, own, float("-inf"))
     gap = (logits.gather(1, own) - logits).relu()
     if hard:

@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, checked
+from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, at_least_float32, checked
 from art_ext_rce.evading import fooling
 from art_ext_rce.formulas import (
     CHUNK,
@@ -53,7 +53,7 @@ class NonMaxEntropy(_Fooled):
 
 
 def features_of(out: Outputs, asked_by: str) -> Tensor:
-    """(N, d) what enters the last linear layer.
+    """(N, d) what enters the last linear layer, in float32 at least.
 
     Raises:
         ConfigError: where they were not collected, or are maps.
@@ -61,7 +61,7 @@ def features_of(out: Outputs, asked_by: str) -> Tensor:
     features = out.extras.get("features")
     if features is None:
         raise ConfigError(f"{asked_by} reads features, which this pass did not collect; ask Net for 'features'")
-    return features.flatten(1)
+    return at_least_float32(features).flatten(1)
 
 
 Sigma2 = Annotated[

@@ -1,7 +1,7 @@
 """The formulas of reverse cross-entropy training and thresholding (Pang, Du, Dong, Zhu, NeurIPS 2018).
 
 Notation: Z logits of training (N, L), F = softmax(-Z) the prediction, whose logits are -Z; y the true
-class; z features (N, d). Higher scores are more normal.
+class; z features (N, d). Higher scores are more normal. Everything is computed in float32 at least.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from art_ext.api import ConfigError
+from art_ext.api import ConfigError, at_least_float32
 
 CHUNK = 512
 """Examples compared with a bank at a time."""
@@ -25,12 +25,13 @@ def rce_loss(Z: Tensor, y: Tensor) -> Tensor:
     Its least value is log(L - 1). The true class is left out, so that softmax(Z)_y = 0, the wanted
     end state, costs nothing.
     """
-    log_p = F.log_softmax(Z, 1)
+    log_p = F.log_softmax(at_least_float32(Z), 1)
     return -log_p.scatter(1, y[:, None], 0.0).sum(1) / (Z.shape[1] - 1)
 
 
 def log_odds(logits: Tensor) -> Tensor:
     """log(p / (1 - p)) of the most probable class: the order of the confidence, without its ties at 1."""
+    logits = at_least_float32(logits)
     top, predicted = logits.max(1)
     others = logits.scatter(1, predicted[:, None], float("-inf"))
     return top - others.logsumexp(1)
@@ -44,7 +45,7 @@ def non_max_entropy(logits: Tensor) -> Tensor:
     """
     n, L = logits.shape
     others = torch.ones_like(logits, dtype=torch.bool).scatter(1, logits.argmax(1, keepdim=True), False)
-    log_p = F.log_softmax(logits[others].reshape(n, L - 1), 1)
+    log_p = F.log_softmax(at_least_float32(logits[others]).reshape(n, L - 1), 1)
     return -(log_p.exp() * log_p).sum(1)
 
 

@@ -18,6 +18,7 @@ from art_ext.api import (
     Paper,
     Plan,
     Positive,
+    at_least_float32,
     find_head,
     put,
     thresholded_worst_case,
@@ -63,7 +64,7 @@ class RCELoss(Criterion):
     name = "rce"
 
     def __call__(self, out: Outputs, target: Tensor) -> Tensor:
-        return rce_loss(-self.train_temperature * out.logits, target)
+        return rce_loss(-self.train_temperature * at_least_float32(out.logits), target)
 
     def __str__(self) -> str:
         return "RCE" if self.train_temperature == 1 else f"RCE(temperature {self.train_temperature:g})"
