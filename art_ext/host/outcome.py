@@ -16,8 +16,7 @@ from art_ext.engine.journal import FILE as JOURNAL
 from art_ext.engine.run import Run
 from art_ext.evaluation.figures import Gallery, comparison
 from art_ext.evaluation.record import EvaluationRecord
-from art_ext.evaluation.rejection import Rejection
-from art_ext.evaluation.suite import TPR, Accuracy, Evaluator, Threat, evading, worst
+from art_ext.evaluation.suite import Accuracy, Evaluator, worst
 from art_ext.evaluation.verdict import two_lines
 from art_ext.files import replacing, write_atomically
 from art_ext.host.job import Job
@@ -25,7 +24,6 @@ from art_ext.host.roles import Role
 from art_ext.host.run_evaluation import evaluate_run
 from art_ext.lifecycle.roles import UNDEFENDED
 from art_ext.parts.attacks import Attack
-from art_ext.parts.detectors import threshold_at
 from art_ext.parts.objectives import ce, kl_to_clean
 from art_ext.plan import Plan
 
@@ -43,7 +41,6 @@ class Outcome:
     Attributes:
         rows: accuracies on the test set, of the best epoch's weights.
         last: the same of the last epoch's, where it is another one.
-        rejection: a detector's name and what it makes of the test set, where the plan has one.
         overstates: why the rows are no measure of robustness, or "".
     """
 
@@ -52,25 +49,8 @@ class Outcome:
     history: History
     rows: list[Accuracy]
     last: list[Accuracy] = field(default_factory=list)
-    rejection: tuple[str, Rejection] | None = None
     overstates: str = ""
     tracker: MLflowTracker | None = None
-
-
-def rejecting(plan: Plan, threat: Threat, calibration: Evaluator, test: Evaluator) -> tuple[str, Rejection] | None:
-    """A plan's detector by name, its threshold from held-out images, judged on test images under its own adversary.
-
-    None where the plan has no detector that names one, or nothing to set a threshold by.
-    """
-    found = evading(plan, threat, steps=20)
-    right = calibration.clean().right
-    if found is None or not bool(right.any()):
-        return None
-    detector, attack = found
-    threshold = threshold_at(detector.score(calibration.outputs())[right], TPR)
-    clean, adversarial = test.outputs(), test.outputs(attack)
-    wrong, fooled = (out.logits.argmax(1) != test.y for out in (clean, adversarial))
-    return detector.name, Rejection.of(detector.score(clean), wrong, detector.score(adversarial), fooled, threshold)
 
 
 def overstates(plan: Plan, attacks: Sequence[tuple[str, Attack]]) -> str:
@@ -102,7 +82,6 @@ def report(job: Job, outcomes: Sequence[Outcome], folder: Path, echo: Echo) -> N
             "best": [row.as_record() for row in outcome.rows],
             "last": [row.as_record() for row in outcome.last or outcome.rows],
             "worst_case": float(worst(outcome.rows).double().mean()),
-            "rejection": outcome.rejection and {"detector": outcome.rejection[0], **outcome.rejection[1].as_record()},
             "overstates": outcome.overstates or None,
             "mlflow_run": outcome.tracker.run_id if outcome.tracker else None,
         }
@@ -124,13 +103,6 @@ def _told(outcome: Outcome) -> Iterator[str]:
         return
     shown = "; the last epoch: " + ", ".join(f"{row.name} {row.value:.3f}" for row in outcome.last)
     yield f"{name}: epoch {epoch} of {epochs} is the best on held-out data{shown if outcome.last else ''}"
-    if outcome.rejection is not None:
-        detector, found = outcome.rejection
-        yield (
-            f"{name}, rejecting below {detector} {found.threshold:.3f}: keeps {found.tpr:.1%} of what is "
-            f"right; under its own adversary {found.robust_error:.1%} of what it keeps is wrong, "
-            f"and {found.unthresholded:.1%} with nothing rejected"
-        )
     if outcome.overstates:
         yield f"{name}: {outcome.overstates}"
 

@@ -23,7 +23,7 @@ from art_ext.errors import Stopped
 from art_ext.evaluation.suite import Evaluator, HeldOut, as_metrics
 from art_ext.host.beside import describe_network, fit_detectors, keep_detectors, keep_network
 from art_ext.host.job import Job
-from art_ext.host.outcome import Outcome, overstates, rejecting
+from art_ext.host.outcome import Outcome, overstates
 from art_ext.host.recipe import flatten
 from art_ext.host.roles import Role
 from art_ext.host.rows import Rows
@@ -119,9 +119,7 @@ def _fit(
         fit.restore_best()
         evaluator = Evaluator(net, job.data.test.x, job.data.test.y, seed=train.seed, device=run.device)
         rows, last = kept.run(f"epoch {history.best_epoch}", evaluator, attacks), rows
-    calibration = Evaluator(net, job.held_out.x, job.held_out.y, seed=train.seed, device=run.device)
-    rejection = rejecting(plan, job.threat, calibration, evaluator)
-    return Outcome(role, evaluator, history, rows, last, rejection, overstates(plan, attacks))
+    return Outcome(role, evaluator, history, rows, last, overstates(plan, attacks))
 
 
 def build(job: Job, plan: Plan, run: Run) -> tuple[nn.Module, Net]:
