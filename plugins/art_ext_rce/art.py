@@ -37,25 +37,28 @@ class CWHighConfidenceAttack(MethodAttack, bounded=False):
 
 
 class CWWhiteBoxAttack(MethodAttack, bounded=False):
-    """C&W-wb: `CWWhiteBoxAttack(classifier, detector=fitted).generate(x, y)`."""
+    """C&W-wb against a fitted `KDensityDetector`: `CWWhiteBoxAttack(classifier, detector=fitted).generate(x, y)`."""
 
     ingredient = CWWhiteBox
 
     @classmethod
     def example(cls, estimator: PyTorchClassifier) -> CWWhiteBoxAttack:
         """A small one, against K-density fitted on noise."""
-        return cls(estimator, detector=fitted_on_noise(estimator).detector, steps=4, search_steps=2)
+        return cls(estimator, detector=fitted_on_noise(estimator), steps=4, search_steps=2)
 
 
 class EvadeDetectorsAttack(MethodAttack):
-    """PGD against calibrated detectors: `EvadeDetectorsAttack(classifier, detectors=(d,), eps=0.15)`."""
+    """PGD against fitted detectors, all of which must keep.
+
+    `EvadeDetectorsAttack(classifier, detectors=(fitted,), eps=0.15).generate(x, y)`
+    """
 
     ingredient = EvadeDetectors
 
     @classmethod
     def example(cls, estimator: PyTorchClassifier) -> EvadeDetectorsAttack:
         """A small one, against K-density fitted on noise."""
-        return cls(estimator, detectors=(fitted_on_noise(estimator).detector,), steps=4)
+        return cls(estimator, detectors=(fitted_on_noise(estimator),), steps=4)
 
 
 class ConfidenceDetector(ScoreDetector):

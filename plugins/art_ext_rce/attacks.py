@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from art_ext.api import (
     PGD,
@@ -37,6 +37,24 @@ CW_PAPER = Paper(
 )
 
 
+def score_of(detector: Any) -> Any:
+    """The score behind an ART detector of this package; anything else as it is."""
+    inside = getattr(detector, "detector", None)
+    return inside if isinstance(inside, Detector) else detector
+
+
+def fitted(detector: KDensity) -> KDensity:
+    if not detector.bank:
+        raise ValueError(f"{detector.name} is not fitted yet; fit it on clean training images")
+    return detector
+
+
+def calibrated(detector: Detector) -> Detector:
+    if detector.threshold is None:
+        raise ValueError(f"{detector.name} has no threshold yet; fit it on clean images, or calibrate it")
+    return detector
+
+
 class CWHighConfidence(Ingredient):
     """C&W-hc: the C&W L2 attack that wants a margin of `confidence`; its distances are not bounded."""
 
@@ -61,7 +79,9 @@ class CWWhiteBox(Ingredient):
     name = "cw_wb"
     paper = RCE.paper
 
-    detector: Annotated[KDensity, Field(description="fitted")]
+    detector: Annotated[
+        KDensity, BeforeValidator(score_of), AfterValidator(fitted), Field(description="fitted; ART's, or its score")
+    ]
     confidence: NonNegative = 5.0
     steps: Annotated[Count, Field(description="of the second phase; the first has half as many")] = 10_000
     search_steps: Count = 9
@@ -84,7 +104,10 @@ class EvadeDetectors(Ingredient):
     name = "evade_detectors"
     paper = RCE.paper
 
-    detectors: Annotated[tuple[Detector, ...], Field(min_length=1, description="fitted and calibrated; all must keep")]
+    detectors: Annotated[
+        tuple[Annotated[Detector, BeforeValidator(score_of), AfterValidator(calibrated)], ...],
+        Field(min_length=1, description="fitted and calibrated, ART's or their scores; all must keep"),
+    ]
     lam: Annotated[Positive, Field(description="sweep it over 0.1, 1 and 10")] = 1.0
     order: Annotated[Order, Field(description="sum, or the wrong label first and the scores then")] = "sum"
     norm: Literal["linf", "l2", "l1"] = "linf"

@@ -593,6 +593,27 @@ def test_art_attacks_of_the_paper_refuse_what_they_do_not_have(victim):
         rce.CWWhiteBoxAttack(art_victim)
     with pytest.raises(ConfigError, match="evade_detectors"):
         rce.EvadeDetectorsAttack(art_victim, detectors=())
+    for unready in (rce.KDensityDetector(art_victim), rce.KDensity()):
+        with pytest.raises(ConfigError, match=r"cw_wb\.detector: k_density is not fitted yet; fit it"):
+            rce.CWWhiteBoxAttack(art_victim, detector=unready)
+        with pytest.raises(ConfigError, match=r"evade_detectors\.detectors\.0: k_density has no threshold yet; fit it"):
+            rce.EvadeDetectorsAttack(art_victim, detectors=(unready,))
+    with pytest.raises(ConfigError, match=r"cw_wb\.detector: input should be an instance of KDensity"):
+        rce.CWWhiteBoxAttack(art_victim, detector=rce.ConfidenceDetector(art_victim))
+
+
+def test_art_attacks_take_art_s_detectors_as_well_as_their_scores(victim):
+    art_victim, _, images, labels, _ = victim
+    x, y = images.numpy(), labels.numpy()
+    detector = rce.KDensityDetector(art_victim, sigma2="median", tpr=0.9)
+    detector.fit(x, y)
+    for attack, name, wrap in (
+        (rce.CWWhiteBoxAttack, "detector", lambda one: one),
+        (rce.EvadeDetectorsAttack, "detectors", lambda one: (one,)),
+    ):
+        options = {"steps": 4, "search_steps": 2} if name == "detector" else {"steps": 4, "eps": 0.2}
+        made = [attack(art_victim, **{name: wrap(one)}, **options) for one in (detector, detector.detector)]
+        assert (made[0].generate(x[:6], y[:6]) == made[1].generate(x[:6], y[:6])).all()
 
 
 @pytest.mark.parametrize("kind", ["ConfidenceDetector", "NonMaxEntropyDetector", "KDensityDetector", "LIDDetector"])
