@@ -1,5 +1,6 @@
 """MMC, MM-LDA and their comparators: vectors, geometry, traps, one training step by hand, ART."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -450,6 +451,118 @@ def test_training_is_the_plain_loop(targeted, form):
         # lightning-fabric hands the logits of a 64-true pass over in float32: that is all the two may differ by.
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     assert torch.equal(ours[-1].centers, plain[-1].centers)
+
+
+def mm_lda_loss(form):
+    factor = 0.5 if form == "paper" else 1.0
+    mu = recursion(4, 8, 3.0).float().double()  # as a network in float32 keeps them
+
+    def loss(w, z, y):
+        z = z @ w["embed.weight"].T + w["embed.bias"]
+        exponent = torch.stack([torch.stack([-factor * ((row - m) ** 2).sum() for m in mu]) for row in z])
+        return -(exponent.exp() / exponent.exp().sum(1, keepdim=True))[range(len(y)), y].log().mean()
+
+    return loss
+
+
+def center_loss_loss(lam):
+    def loss(w, x, y):
+        logits = x @ w["linear.weight"].T + w["linear.bias"]
+        pull = sum(((row - w["centers"].detach()[label]) ** 2).sum() for row, label in zip(x, y, strict=True))
+        return F.cross_entropy(logits, y) + lam / 2 * pull / len(y)
+
+    return loss
+
+
+def center_step(alpha):
+    """alpha delta c_j of Wen et al., eq. (4), as the gradient of centre j."""
+
+    def gradients(w, x, y):
+        steps = []
+        for label, center in enumerate(w["centers"].detach()):
+            own = [row for row, its in zip(x.detach(), y.tolist(), strict=True) if its == label]
+            steps.append(alpha * sum((center - row for row in own), torch.zeros_like(center)) / (1 + len(own)))
+        return {"centers": torch.stack(steps)}
+
+    return gradients
+
+
+def gaussian(w, z, label):
+    """(d_l, 1/2 log |Lambda_l|) of rows (N, d) to class l, for a diagonal Lambda, or none."""
+    variance = w["log_variance"][label].exp() if "log_variance" in w else torch.ones_like(w["mu"][label])
+    return 0.5 * ((z - w["mu"][label]) ** 2 / variance).sum(1), 0.5 * variance.log().sum()
+
+
+def l_gm_loss(alpha, lam):
+    def loss(w, z, y):
+        z = z @ w["embed.weight"].T + w["embed.bias"] if "embed.weight" in w else z
+        total = 0.0
+        for row, own in zip(z[:, None], y.tolist(), strict=True):
+            distances, logs = zip(*(gaussian(w, row, label) for label in range(4)), strict=True)
+            weights = [
+                torch.exp(-d * (1 + alpha * (label == own)) - log)
+                for label, (d, log) in enumerate(zip(distances, logs, strict=True))
+            ]
+            total = total - (weights[own] / sum(weights)).log() + lam * (distances[own] + logs[own])
+        return total.mean() / len(y)
+
+    return loss
+
+
+def g_sce_loss(w, z, y):
+    z = z @ w["embed.weight"].T + w["embed.bias"] if "embed.weight" in w else z
+    eye = torch.eye(z.shape[1], dtype=z.dtype)
+    logits = []
+    for label in range(4):
+        gap, S = z - w["mu"][label], eye / 2
+        if "root" in w:
+            S = w["root"][label].T @ w["root"][label]
+        elif "log_variance" in w:
+            S = torch.diag(torch.exp(-w["log_variance"][label])) / 2
+        logits.append(-(gap @ S * gap).sum(1) + w["bias"][label])
+    return F.cross_entropy(torch.stack(logits, 1), y)
+
+
+BY_HAND = {
+    "mm_lda": (mmc.MMLDA(dim=8, center_norm=3), mm_lda_loss("paper"), None),
+    "mm_lda of the code": (mmc.MMLDA(dim=8, center_norm=3, form="code"), mm_lda_loss("code"), None),
+    "center_loss": (mmc.CenterLoss(lam=0.05, alpha=0.7), center_loss_loss(0.05), center_step(0.7)),
+    "l_gm": (mmc.LGM(alpha=0.3, lam=0.2), l_gm_loss(0.3, 0.2), None),
+    "l_gm, diagonal": (mmc.LGM(alpha=0.3, lam=0.2, covariance="diagonal", dim=5), l_gm_loss(0.3, 0.2), None),
+    "g_sce": (mmc.GSCE(), g_sce_loss, None),
+    "g_sce, diagonal": (mmc.GSCE(shape="diagonal", dim=5), g_sce_loss, None),
+    "g_sce, full": (mmc.GSCE(shape="full", dim=4), g_sce_loss, None),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_the_comparators_train_as_the_plain_loop(name):
+    """Features z of the network's body and the head's weights w, everything written out; float64, nine steps."""
+    ingredient, loss_of, gradients_of = BY_HAND[name]
+    plan, lr, epochs = Plan.of([ingredient], FACTS), 0.02, 3
+    start = plan.operate(plain_network()).double()
+    ours, plain = copy.deepcopy(start), copy.deepcopy(start)
+    batches, run = ArrayBatches(*data(), 8, 0), Run(RunSettings(precision="64-true"), 0, torch.device("cpu"))
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # fabric hands outputs over in the default type
+    try:
+        optimizer = torch.optim.SGD(ours.parameters(), lr=lr, momentum=0.9)
+        Fit(plan, Net(ours, wanted=plan.compose().needs), optimizer, run, epochs=epochs)(batches)
+    finally:
+        torch.set_default_dtype(usual)
+
+    optimizer = torch.optim.SGD(plain.parameters(), lr=lr, momentum=0.9)
+    for epoch in range(epochs):
+        for batch in batches.epoch(epoch):
+            w, z = dict(plain[-1].named_parameters()), plain[:-1](batch.x.double())
+            optimizer.zero_grad()
+            loss_of(w, z, batch.y).backward()
+            for weight, gradient in ({} if gradients_of is None else gradients_of(w, z, batch.y)).items():
+                w[weight].grad = gradient
+            optimizer.step()
+    for (weight, got), expected in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11, msg=lambda m, weight=weight: f"{weight}: {m}")
+        assert not torch.equal(got, dict(start.named_parameters())[weight]), f"{weight} did not move"
 
 
 @pytest.mark.parametrize(
