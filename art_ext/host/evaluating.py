@@ -17,7 +17,7 @@ from art_ext.entries import EvaluationContext
 from art_ext.errors import ArtExtError, ConfigError
 from art_ext.evaluation.evaluation import Evaluation, Options
 from art_ext.evaluation.lineup import Planned, family_of
-from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
+from art_ext.evaluation.record import DataInfo, EvaluationRecord, Family, ModelInfo
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.settling import Question
 from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
@@ -28,13 +28,14 @@ from art_ext.evaluation.verdict import two_lines
 from art_ext.host.evaluation_text import Progress, lines_of
 from art_ext.host.evaluations import Asked, place_for
 from art_ext.host.folders import STATE, default_folder
-from art_ext.host.job import find_threat
+from art_ext.host.job import distinct, find_threat
 from art_ext.host.manager import Catalogue, default_manager
 from art_ext.host.models import OpenedModel, open_model
 from art_ext.host.publishing import publish_evaluation
 from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
 from art_ext.host.trained import beside_of, cost_of, role_of, trained
 from art_ext.lifecycle.roles import UNDEFENDED, is_role
+from art_ext.parts.attacks import Attack
 from art_ext.plan import Plan
 from art_ext.secrets import masked
 from art_ext.types import Facts
@@ -229,7 +230,8 @@ def named_attacks(
     Args:
         notes: get a sentence for each that cannot be made against this plan, such as one on another method's objective.
     """
-    found = []
+    found: list[tuple[str, Attack]] = []
+    families: dict[int, Family] = {}
     context = EvaluationContext(plan, threat.norm, threat.eps, threat.clip)
     for entry, options in () if recipe is None else recipe.attacks(catalogue):
         try:
@@ -237,8 +239,9 @@ def named_attacks(
         except ConfigError as error:
             notes.append(f"the recipe's attack {entry.name} did not run: {error}")
             continue
-        found += [Planned(name, attack, family_of(attack, entry), True) for name, attack in built]
-    return found
+        found += built
+        families |= {id(attack): family_of(attack, entry) for _, attack in built}
+    return [Planned(name, attack, families[id(attack)], True) for name, attack in distinct(found)]
 
 
 def _head(found: Found, request: Request, evaluation: Evaluation) -> list[str]:

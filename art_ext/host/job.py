@@ -152,10 +152,7 @@ class Job:
         Raises:
             ConfigError: for an attack that can be made neither against this plan nor against the recipe's own.
         """
-        built = [named for entry, options in self._entries() for named in self._built(entry, options, plan)]
-        made = {(name, str(attack)): (name, attack) for name, attack in built}.values()  # each attack once
-        times = Counter(name for name, _ in made)
-        return [(name if times[name] == 1 else f"{name}_{_budget(attack)}", attack) for name, attack in made]
+        return distinct([named for entry, options in self._entries() for named in self._built(entry, options, plan)])
 
     def _built(self, entry: AttackEntry, options: Any, plan: Plan) -> Sequence[tuple[str, Attack]]:
         """None where it is about the recipe's own method, and the plan is another: the undefended one, for instance."""
@@ -204,6 +201,21 @@ class Job:
             "n_held_out": len(self.held_out),
             "n_test": len(self.data.test),
         }
+
+
+def distinct(built: Sequence[tuple[str, Attack]]) -> list[tuple[str, Attack]]:
+    """Each attack once, and no two of one name: those that share theirs are told apart by budget, then by number."""
+    made = list({(name, str(attack)): (name, attack) for name, attack in built}.values())
+    times = Counter(name for name, _ in made)
+    found: dict[str, Attack] = {}
+    for name, attack in made:
+        label = wanted = name if times[name] == 1 else f"{name}_{_budget(attack)}"
+        number = 1
+        while label in found:
+            number += 1
+            label = f"{wanted}_{number}"
+        found[label] = attack
+    return list(found.items())
 
 
 def _budget(attack: Attack) -> str:

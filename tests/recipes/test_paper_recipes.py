@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 from art_ext.engine.fit import Fit
 from art_ext.engine.run import Run
 from art_ext.entries import EvaluationContext
-from art_ext.host.job import find_threat, prepare
+from art_ext.host.job import distinct, find_threat, prepare
 from art_ext.host.recipe import known_recipes, load_recipe, recipe_from
 from art_ext.host.training import build
 from art_ext.types import Facts
@@ -125,9 +126,53 @@ def test_it_is_planned_as_for_the_real_data(path):
     assert plan.warmup_epochs() < train.epochs
     assert find_threat(recipe, plan).eps > 0
     context = EvaluationContext(plan, recipe.threat.norm if recipe.threat else "linf", 0.03, facts.clip)
-    names = [name for entry, options in recipe.attacks() for name, _ in entry.build(options, context)]
-    assert names, "an evaluation is asked for"
-    assert len(set(names)) == len(names), "results of one name replace each other"
+    built = [named for entry, options in recipe.attacks() for named in entry.build(options, context)]
+    assert len(distinct(built)) == len(built) > 0, "an evaluation is asked for, and nothing twice"
+
+
+ENTRIES = {
+    "AutoAttack": "autoattack",
+    "FGSM": "fgsm",
+    "BIM": "bim",
+    "MIM": "mim",
+    "ILCM": "ilcm",
+    "JSMA": "jsma",
+    "SPSA": "spsa",
+    "Square": "square",
+    "L0": "pgd",
+    "frames": "frames",
+}
+"""What papers call attacks, and what a recipe's `evaluate:` calls them."""
+
+
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_every_attack_that_the_head_has_a_figure_for_is_run(path):
+    _, aims, head = path.read_text().partition("\nname: ")[0].partition("# Aims at")
+    if not aims:
+        return
+    entries = {entry.name for entry, _ in load_recipe(path).attacks()}
+    for word, entry in ENTRIES.items():
+        if f"article's {word}" not in head:
+            assert word not in head or entry in entries, f"{word} is in the head, and {entry} is not run"
+    steps = set(re.findall(r"PGD-(\d+)", head))
+    ran = {str(getattr(options, "steps", "")) for _, options in load_recipe(path).attacks()}
+    assert steps <= ran
+    assert ("CW" not in re.split(r"\W", head)) or entries & {"cw_margin", "cw_l2"}
+    assert "C&W-hc" not in head or "cw_hc" in entries
+
+
+def test_what_heads_say_of_radii_and_norms_is_run():
+    def balls(name):
+        recipe = load_recipe(ROOT / "recipes" / "papers" / f"{name}.yaml")
+        return {
+            (entry.name, getattr(options, "norm", None), getattr(options, "eps", None))
+            for entry, options in recipe.attacks()
+        }
+
+    confident = {("pgd_conf", None, 0.06), ("pgd_conf", "l2", 1.0), ("pgd_conf", "l1", 18), ("pgd", "l0", 10)}
+    assert confident <= balls("ccat_cifar10")
+    assert {("pgd", None, eps) for eps in (0.005, 0.01, 0.015)} <= balls("pc_lc_cifar100")
+    assert {("center_pgd", None, None), ("center_pgd", None, 16 / 255)} <= balls("mmc_cifar10")
 
 
 def _small(recipe):
