@@ -20,14 +20,14 @@ def of_class(values: Tensor, y: Tensor) -> Tensor:
 
 
 def mmc_loss(logits: Tensor, y: Tensor, factor: float = 0.5) -> Tensor:
-    """factor |z - mu_y|^2, from the logits h_l = -|z - mu_l|^2 (Pang et al., ICLR 2020); its code has factor 1."""
+    """factor |z - mu_y|^2, eq. (8), from the logits h_l = -|z - mu_l|^2 (Pang et al., ICLR 2020); its code has factor 1."""
     return -factor * of_class(logits, y)
 
 
 def gsce_logits(z: Tensor, mu: Tensor, S: Tensor, B: Tensor) -> Tensor:
-    """h_l = -(z - mu_l)^T S_l (z - mu_l) + B_l, the g-SCE family (Pang et al., ICLR 2020).
+    """h_l = -(z - mu_l)^T S_l (z - mu_l) + B_l, the g-SCE family, eq. (3) (Pang et al., ICLR 2020).
 
-    S is (L, d, d), B is (L,). The softmax linear layer is S = I, mu_l = W_l / 2, B_l = b_l + |W_l|^2 / 4.
+    S is (L, d, d), B is (L,). The softmax linear layer, eq. (4), is S = I, mu_l = W_l / 2, B_l = b_l + |W_l|^2 / 4.
     """
     gap = z[:, None] - mu
     return B - ((gap[:, :, None, :] @ S).squeeze(2) * gap).sum(-1)
