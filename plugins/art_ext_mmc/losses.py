@@ -20,7 +20,7 @@ def of_class(values: Tensor, y: Tensor) -> Tensor:
 
 
 def mmc_loss(logits: Tensor, y: Tensor, factor: float = 0.5) -> Tensor:
-    """factor |z - mu_y|^2, eq. (8), from the logits h_l = -|z - mu_l|^2 (Pang et al., ICLR 2020); its code has factor 1."""
+    """factor |z - mu_y|^2, eq. (8), from the logits h_l = -|z - mu_l|^2 (Pang et al., ICLR 2020); the code's is 1."""
     return -factor * of_class(logits, y)
 
 
