@@ -22,9 +22,14 @@ from art_ext.parts.norms import Norm, norm_named
 from art_ext.parts.objectives import Objective, ce, cw
 from art_ext.plan import Plan
 
+ANSWERS: tuple[Family, ...] = ("black-box", "transfer", "corruption")
+"""What needs no gradients of the network under attack."""
 ONE_STEP, MANY_STEPS, MARGIN, RESCALED = "fgsm", "pgd20", "pgd20_margin", "pgd20_rescaled"
 HALF, RANDOM, EFFORT = "half_eps", "random_search", "more_steps"
 STEPS = 20
+Options = Mapping[str, Any]
+Named = str | tuple[str, Options]
+"""An attack's entry by name, or with options of its own."""
 WHITE_BOX: tuple[Family, ...] = ("gradient", "informed", "reference")
 
 
@@ -145,18 +150,22 @@ def build_lineup(
     context: EvaluationContext,
     *,
     extra: Sequence[Planned] = (),
-    adaptive: Mapping[str, Sequence[str]] | None = None,
+    adaptive: Mapping[str, Sequence[Named]] | None = None,
     random: bool = False,
+    gradients: bool = True,
 ) -> Lineup:
     """The attacks of a suite on what a plan trained.
 
     Args:
         entries: the attacks that the plugins offer, by name.
         extra: attacks besides the suite's.
-        adaptive: an ingredient to the names of entries that know it, besides those that say so.
+        adaptive: an ingredient to the entries that know it, besides those that say so.
         random: the network's answers vary.
+        gradients: False keeps those that need answers alone.
     """
     lineup = Lineup()
+    if not gradients:
+        return _by_answers(lineup, plan, threat, suite, entries, context, extra)
     for planned in core(threat, suite.tries, random=random):
         lineup.add(planned)
     for planned in extra:
@@ -170,12 +179,32 @@ def build_lineup(
     return lineup
 
 
+def _by_answers(
+    lineup: Lineup,
+    plan: Plan,
+    threat: Threat,
+    suite: Suite,
+    entries: Mapping[str, AttackEntry],
+    context: EvaluationContext,
+    extra: Sequence[Planned],
+) -> Lineup:
+    """The attacks on a classifier that gives answers and no gradients."""
+    wanted = [planned for planned in (*core(threat, suite.tries), *extra) if planned.family in ANSWERS]
+    for planned in wanted:
+        lineup.add(planned)
+    for one in suite.answers:
+        _want(lineup, one, entries, context)
+    lineup.missing = dict.fromkeys(plan.used, "its adaptive attack needs gradients")
+    return lineup
+
+
 def _before_detectors(planned: Planned) -> Planned:
     """An attack that goes on after success, as its paper runs it, and also on images that are wrong when clean."""
-    attack = planned.attack
+    attack, name = planned.attack, planned.name
     if isinstance(attack, PGD) and attack.stop_when_wrong and attack.steps > 1:
         attack = replace(attack, stop_when_wrong=False)
-    return replace(planned, attack=attack, wrong_too=True)
+        name += "_on" if name in (MANY_STEPS, MARGIN) else ""  # which are there already, and stop
+    return replace(planned, name=name, attack=attack, wrong_too=True)
 
 
 def _want(lineup: Lineup, wanted: Wanted, entries: Mapping[str, AttackEntry], context: EvaluationContext) -> None:
@@ -208,15 +237,22 @@ def _options(entry: AttackEntry, wished: Mapping[str, Any]) -> Any:
         raise ConfigError(f"its options do not fit ({error.errors()[0]['msg']})") from None
 
 
-def _capped(entry: AttackEntry, caps: Mapping[str, int]) -> Any:
-    """An entry's own defaults, at most the caps."""
-    usual = entry.options()
+def _capped(entry: AttackEntry, given: Mapping[str, Any], caps: Mapping[str, int]) -> Any:
+    """An entry's options, those given and else its own defaults, at most the caps."""
+    usual = entry.options(**given)
     lowered = {
         name: cap
         for name, cap in caps.items()
         if isinstance(getattr(usual, name, None), int) and getattr(usual, name) > cap
     }
-    return entry.options(**lowered)
+    return entry.options(**{**given, **lowered})
+
+
+def _known(used: str, entries: Mapping[str, AttackEntry], adaptive: Sequence[Named]) -> list[tuple[str, Options]]:
+    """Names and options of the entries that know an ingredient: those that say so, and those that it names."""
+    informed: list[tuple[str, Options]] = [(entry.name, {}) for entry in entries.values() if used in entry.informs]
+    named = [(one, {}) if isinstance(one, str) else one for one in adaptive]
+    return informed + [one for one in named if one not in informed]
 
 
 def _inform(
@@ -226,7 +262,7 @@ def _inform(
     suite: Suite,
     entries: Mapping[str, AttackEntry],
     context: EvaluationContext,
-    adaptive: Mapping[str, Sequence[str]],
+    adaptive: Mapping[str, Sequence[Named]],
 ) -> None:
     """Each ingredient's adaptive attacks, or why it has none."""
     parts, steps = plan.compose(), min(suite.caps["steps"], 100)
@@ -236,31 +272,51 @@ def _inform(
         own = replace(own, stop_when_wrong=False)
     for used in plan.used:
         why, rejects = "", plan.owner("detectors") == used and bool(parts.detectors)
-        knowing: list[tuple[str, Attack, bool]] = []
-        known = [entry for entry in entries.values() if used in entry.informs or entry.name in adaptive.get(used, ())]
-        for entry in known:
+        knowing: list[Planned] = []
+        dear: list[str] = []
+        known = _known(used, entries, adaptive.get(used, ()))
+        for name, options in known:
             try:
-                built = entry.build(_capped(entry, suite.caps), context)
-                knowing += [(name, attack, False) for name, attack in built]
+                if name not in entries:
+                    raise ConfigError("it is not installed")
+                entry = entries[name]
+                built = entry.build(_capped(entry, options, suite.caps), context)
             except (ArtExtError, ValidationError) as error:
-                why = f"its attack {entry.name} did not run: {error}"
+                why = f"its attack {name} did not run: {error}"
+                continue
+            for attack_name, attack in built:
+                family = family_of(attack, entry)
+                new = Planned(attack_name, attack, family if family in ANSWERS else "informed", rejects, used)
+                if hasattr(attack, "cost") and new.cost > suite.dearest:
+                    dear.append(f"{attack_name} ({new.cost:,.0f} passes an image)")
+                else:
+                    knowing.append(new)
         if plan.owner("criterion") == used:
             for objective in parts.criterion.adversaries:
-                knowing.append((f"pgd{steps}_{objective.name}", for_evaluation(base, objective=objective), False))
+                attack = for_evaluation(base, objective=objective)
+                knowing.append(Planned(f"pgd{steps}_{objective.name}", attack, "informed", rejects, used))
         if plan.owner("attack") == used and own is not None:
-            knowing.append((f"{used}_attack", own, False))
+            knowing.append(Planned(f"{used}_attack", own, "informed", rejects, used))
         for detector in context.detectors if rejects else ():
             found = evasions(detector, own, base, suite.evasion, plan.facts.n_classes)
-            knowing += [(name, attack, True) for name, attack in found]
-        for name, attack, wrong_too in knowing:
-            planned = Planned(name, attack, "informed", everywhere=rejects, of=used, wrong_too=wrong_too)
-            lineup.inform(used, lineup.add(planned))
-        if used in lineup.covered:
-            continue
-        if used in {owner for owner, _ in plan.surgery} or why:
-            lineup.missing[used] = why or "no installed attack says that it knows this change of the network"
-        else:  # it changes how weights are found and nothing that runs at test time
-            lineup.inform(used, MARGIN)
+            knowing += [Planned(name, attack, "informed", rejects, used, wrong_too=True) for name, attack in found]
+        for new in knowing:
+            name = lineup.add(new)
+            lineup.inform(used, name)
+            if rejects and not new.bounded(threat):
+                lineup.listed.append(name)
+        if dear:
+            left = f"the {suite.name} suite leaves out attacks of who knows {used}: {', '.join(dear)}"
+            lineup.notes.append(left)
+            why = why or left
+        silent = [detector.name for detector in parts.detectors if not detector.adversaries] if rejects else []
+        if silent and not known:
+            lineup.missing[used] = f"its detector {silent[0]} names no adversary, and no installed attack knows it"
+        elif used not in lineup.covered:
+            if why or rejects or used in {owner for owner, _ in plan.surgery}:
+                lineup.missing[used] = why or "no installed attack says that it knows what this changes at test time"
+            else:  # it changes how weights are found and nothing that runs at test time
+                lineup.inform(used, MARGIN)
 
 
 def own_attack(attack: Attack | None, threat: Threat, steps: int) -> PGD | None:
