@@ -114,6 +114,16 @@ class Job:
         part, augment = self.training, augmentation_from(self.recipe.data.augment)
         return ArrayBatches(part.x, part.y, self.train.batch_size, self.train.seed, device, augment)
 
+    def check_start(self, ingredients: Sequence[Ingredient]) -> None:
+        """Refuses ingredients that cannot train the given network further.
+
+        Raises:
+            ModelError: naming the first of them, the network and the way out.
+        """
+        if self.given is not None and self.given.is_whole:
+            against = objections(ingredients, self.given.module)
+            refuse(against, f"the network of model.from={self.given.source}", "leave model.from out")
+
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         return make_optimizer(self.train.optimizer.name, model.parameters(), self.train.optimizer.options)
 
@@ -259,10 +269,8 @@ def prepare(recipe: Recipe, *, trust: bool = False) -> Job:
             tracking_uri=resolve_tracking(recipe.track.uri, Path.cwd()).uri,
             trust=trust,
         )
-        if given.is_whole:
-            against = objections(ingredients, given.module)
-            refuse(against, f"the network of model.from={given.source}", "leave model.from out")
     job = Job(recipe, catalogue, ingredients, data, facts, find_threat(recipe, plan), given)
+    job.check_start(ingredients)
     job.net(plan)
     return job
 

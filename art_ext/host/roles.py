@@ -59,7 +59,12 @@ class Role:
 
 
 def roles_of(job: Job) -> list[Role]:
-    """In the order in which they are trained; the one that the run is about comes last."""
+    """In the order in which they are trained; the one that the run is about comes last.
+
+    Raises:
+        ConfigError: where a method beside would not get out of its warm-up.
+        ModelError: where it cannot train the given network further.
+    """
     if not job.ingredients:
         return [Role(UNDEFENDED, job)]
     bare = [] if job.baseline == "none" else [Role(UNDEFENDED, job)]
@@ -68,4 +73,7 @@ def roles_of(job: Job) -> list[Role]:
         Role(name, job, used, updates / job.plan(used).compose().updates)
         for name, used in job.recipe.peers(job.catalogue).items()
     ]
+    for role in beside:
+        role.plan.check_epochs(role.epochs, f"train.epochs of {role.name}")
+        job.check_start(role.ingredients)
     return [*bare, *beside, Role(HARDENED, job, job.ingredients)]

@@ -113,3 +113,11 @@ def test_bad_input_is_one_line(tmp_path, change, reason):
     with pytest.raises(ConfigError, match=f"(?i){reason}") as error:
         load_recipe(tmp_path / "recipe.yaml", [change])
     assert "\n" not in str(error.value)
+
+
+def test_a_method_beside_that_would_train_without_its_own_part_is_refused_before_any_training(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    never = prepare(load_recipe(recipe, ["beside={warm: [{pc_lc: {warmup_epochs: 9}}]}"]))
+    with pytest.raises(ConfigError, match=r"pc_lc warms up for 9 epochs and train\.epochs of warm is \d+, so its crit"):
+        roles_of(never)
