@@ -20,13 +20,18 @@ FOLDER = "evaluation"
 
 
 def points_of(record: EvaluationRecord) -> dict[str, float]:
-    """The record's figures as metrics: `evaluate/<attack>/accuracy`, `evaluate/worst_case/low`, `baseline/...`."""
+    """The record's figures as metrics: `evaluate/<attack>/accuracy`, `evaluate/worst_case/low`, `baseline/...`.
+
+    Of a detector `evaluate/rejection/<detector>/at_0.99/evade/fpr`: the share that its threshold keeps, and the
+    adversary's aim, or the name of one attack.
+    """
     points = _accuracies("evaluate", record)
     if record.baseline is not None:
         points |= _accuracies("baseline", record.baseline)
     for found in record.rejection:
-        prefix = f"evaluate/rejection/{clean_name(found.detector)}/{clean_name(found.attack)}"
-        values = {name: getattr(found, name) for name in ("tpr", "fpr", "error", "robust_error", "auc")}
+        who = found.attack if found.aim == "listed" else found.aim
+        prefix = f"evaluate/rejection/{clean_name(found.detector)}/at_{found.asked_tpr:g}/{clean_name(who)}"
+        values = {name: getattr(found, name) for name in ("tpr", "fpr", "error", "robust_error", "auc", "denied")}
         points |= {f"{prefix}/{name}": value for name, value in values.items() if value is not None}
     counts = dict.fromkeys(("pass", "warn", "fail", "not_run"), 0)
     for check in record.checks:

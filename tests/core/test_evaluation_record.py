@@ -1,10 +1,12 @@
 """evaluation.json and examples.parquet: what is written is what is read."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
+from art_ext.border.mlflow_evaluation import points_of
 from art_ext.errors import DataError
 from art_ext.evaluation.examples import Examples, read_examples
 from art_ext.evaluation.record import (
@@ -60,6 +62,24 @@ def test_what_is_written_is_read_back(tmp_path):
     assert next(iter(plain)) == "schema"
     assert [item.name for item in tmp_path.iterdir()] == ["evaluation.json"]
     assert record(baseline=None) == EvaluationRecord.from_record(record(baseline=None).as_record())
+
+
+def test_each_threshold_and_adversary_of_a_detector_has_its_own_metrics():
+    evade = record().rejection[0]
+    rows = [
+        evade,
+        replace(evade, asked_tpr=0.95, fpr=0.1),
+        replace(evade, aim="deny", attack="PGD on less", denied=0.7),
+        replace(evade, aim="distal", attack="noise", robust_error=None, unthresholded=None, fpr=0.4),
+    ]
+    points = points_of(record(rejection=tuple(rows)))
+    place = "evaluate/rejection/confidence"
+    assert points[f"{place}/at_0.99/evade/fpr"] == 0.2
+    assert points[f"{place}/at_0.95/evade/fpr"] == 0.1
+    assert points[f"{place}/at_0.99/deny/denied"] == 0.7
+    assert points[f"{place}/at_0.99/distal/fpr"] == 0.4
+    assert f"{place}/at_0.99/distal/robust_error" not in points
+    assert all(value is not None for value in points.values())
 
 
 def test_a_later_minor_version_s_keys_are_left_out():
