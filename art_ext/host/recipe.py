@@ -175,7 +175,13 @@ class DataSection(_Section):
     max_corrupt: Annotated[Number | None, Field(description="share of training files that may be unreadable")] = None
     skip_corrupt_test: Annotated[StrictBool | None, Field(description="leave out unreadable test files too")] = None
     outside: Annotated[StrictBool | None, Field(description="let a CSV file name files outside of its folder")] = None
-    augment: dict[str, Any] | None = None
+    augment: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="crop, flip, rotate, resized_crop, trim, contrast, autoaugment, cutout; one_of: {...} draws one "
+            "for each image, share: 0.8 leaves the rest as they are"
+        ),
+    ] = None
 
     @property
     def options(self) -> dict[str, Any]:
