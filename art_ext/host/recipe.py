@@ -178,8 +178,8 @@ class DataSection(_Section):
     augment: Annotated[
         dict[str, Any] | None,
         Field(
-            description="crop, flip, rotate, resized_crop, trim, contrast, autoaugment, cutout; one_of: {...} draws one "
-            "for each image, share: 0.8 leaves the rest as they are"
+            description="crop, flip, rotate, resized_crop, trim, contrast, autoaugment, cutout; one_of: {...} draws "
+            "one for each image, share: 0.8 leaves the rest as they are"
         ),
     ] = None
 

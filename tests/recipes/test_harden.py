@@ -162,7 +162,8 @@ def test_a_saturating_defence_under_cross_entropy_alone_is_flagged(tmp_path):
     attacks = job.attacks(plan)
     evaluator = Evaluator(job.net(plan), job.data.test.x, job.data.test.y)
     history = History([EpochReport(1, 1, 1, {}, None, True)], 1)
-    outcome = Outcome(roles_of(job)[-1], evaluator, history, evaluator.run(attacks), overstates=overstates(plan, attacks))
+    rows, said_of = evaluator.run(attacks), overstates(plan, attacks)
+    outcome = Outcome(roles_of(job)[-1], evaluator, history, rows, overstates=said_of)
     report(job, [outcome], tmp_path, said.append)
     (line,) = [line for line in said if "overstate" in line]
     assert line.startswith("hardened: ")
