@@ -32,7 +32,8 @@ from art_ext.host.job import distinct, find_threat
 from art_ext.host.manager import Catalogue, default_manager
 from art_ext.host.models import OpenedModel, open_model
 from art_ext.host.publishing import publish_evaluation
-from art_ext.host.recipe import Recipe, find_recipe, load_recipe, recipe_from
+from art_ext.host.recipe import Recipe, load_recipe, recipe_from
+from art_ext.host.recipe_files import find_recipe
 from art_ext.host.trained import beside_of, cost_of, role_of, trained
 from art_ext.lifecycle.roles import UNDEFENDED, is_role
 from art_ext.parts.attacks import Attack

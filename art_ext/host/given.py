@@ -14,7 +14,7 @@ from art_ext.border.weights import fit_weights
 from art_ext.errors import ConfigError, ModelError
 from art_ext.host.manager import Catalogue
 from art_ext.host.models import build_network, ingredients_of
-from art_ext.host.recipe import ModelSection
+from art_ext.host.sections import ModelSection
 from art_ext.host.sources import Found, find
 from art_ext.parts.surgery import find_head, probe, put
 from art_ext.secrets import masked

@@ -29,7 +29,8 @@ from art_ext.evaluation.suite import Threat, threat_of
 from art_ext.host.given import Given, open_given
 from art_ext.host.manager import Catalogue
 from art_ext.host.models import build_network
-from art_ext.host.recipe import Recipe, Train
+from art_ext.host.recipe import Recipe
+from art_ext.host.sections import Train
 from art_ext.ingredient import Ingredient
 from art_ext.parts.attacks import Attack
 from art_ext.parts.norms import Norm

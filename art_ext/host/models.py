@@ -18,7 +18,8 @@ from art_ext.border.timm import build_model, check_layers, check_network, check_
 from art_ext.border.weights import digest_of_weights, fit_weights
 from art_ext.errors import ConfigError, ModelError
 from art_ext.host.manager import Catalogue
-from art_ext.host.recipe import ModelSection, Recipe, recipe_from
+from art_ext.host.recipe import Recipe, recipe_from
+from art_ext.host.sections import ModelSection
 from art_ext.host.sources import Found, find
 from art_ext.ingredient import Ingredient
 from art_ext.parts.surgery import probe

@@ -7,7 +7,7 @@ from typing import Any
 
 from art_ext.engine.optim import Schedule
 from art_ext.host.job import Job
-from art_ext.host.recipe import as_use
+from art_ext.host.plain import as_use
 from art_ext.ingredient import Ingredient
 from art_ext.lifecycle.roles import HARDENED, UNDEFENDED
 from art_ext.plan import Plan

@@ -24,7 +24,7 @@ from art_ext.evaluation.suite import Evaluator, HeldOut, as_metrics
 from art_ext.host.beside import describe_network, fit_detectors, keep_detectors, keep_network
 from art_ext.host.job import Job
 from art_ext.host.outcome import Outcome, overstates
-from art_ext.host.recipe import flatten
+from art_ext.host.plain import flatten
 from art_ext.host.roles import Role
 from art_ext.host.rows import Rows
 from art_ext.plan import Plan

@@ -41,7 +41,7 @@ from art_ext.engine.net import Net
 from art_ext.engine.optim import steps
 from art_ext.engine.run import Run, RunSettings
 from art_ext.evaluation.suite import threat_of
-from art_ext.host.recipe import Train
+from art_ext.host.sections import Train
 from art_ext_baselines import AWP, FAT, MART, PGDAT, TRADES, FreeAT, Trades
 from art_ext_pc_lc import PCLC
 from art_ext_tricks import (

@@ -17,7 +17,8 @@ from art_ext.engine.fit import Fit
 from art_ext.engine.run import Run
 from art_ext.entries import EvaluationContext
 from art_ext.host.job import distinct, find_threat, prepare
-from art_ext.host.recipe import known_recipes, load_recipe, recipe_from
+from art_ext.host.recipe import load_recipe, recipe_from
+from art_ext.host.recipe_files import known_recipes
 from art_ext.host.training import build
 from art_ext.types import Facts
 

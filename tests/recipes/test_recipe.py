@@ -16,7 +16,9 @@ from art_ext.errors import ArtExtError, ComposeError, ConfigError
 from art_ext.host import builtin, document
 from art_ext.host.hookspecs import hookimpl
 from art_ext.host.manager import Catalogue, PluginManager, default_manager
-from art_ext.host.recipe import Recipe, flatten, known_recipes, load_recipe, to_yaml
+from art_ext.host.plain import flatten
+from art_ext.host.recipe import Recipe, load_recipe, to_yaml
+from art_ext.host.recipe_files import known_recipes
 
 PAPER = Paper("A Title", "An Author", "A Venue", 2020)
 
