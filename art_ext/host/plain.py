@@ -7,14 +7,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-)
+from pydantic import BaseModel, BeforeValidator
 
-from art_ext.ingredient import (
-    Ingredient,
-)
+from art_ext.ingredient import Ingredient
 from art_ext.parts.ranges import OfEps, Uniform
 
 __all__ = ["Named", "NamedInYaml", "as_use", "fields", "flatten", "kind", "named", "plain", "readable"]

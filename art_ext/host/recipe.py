@@ -40,9 +40,7 @@ from art_ext.host.recipe_problems import (
     settings_of,
 )
 from art_ext.host.sections import DataSection, ModelSection, Threat, Track, Train
-from art_ext.ingredient import (
-    Ingredient,
-)
+from art_ext.ingredient import Ingredient
 from art_ext.lifecycle.roles import RESERVED
 from art_ext.plan import Plan
 from art_ext.types import Facts

@@ -10,9 +10,7 @@ from typing import Any, cast
 from art_ext.errors import unknown
 from art_ext.host.manager import one_line
 from art_ext.host.plain import Named, plain
-from art_ext.ingredient import (
-    parse_number,
-)
+from art_ext.ingredient import parse_number
 
 __all__ = ["as_value_error", "checked_options", "completed", "known_maker", "parameters", "surely_fine"]
 
@@ -21,17 +19,24 @@ _HOW_TO_RUN = ("foreach", "fused", "capturable", "differentiable", "maximize")
 
 
 def known_maker(kind: str, name: str, known: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """The maker of that name.
+
+    Raises:
+        ValueError: naming near ones, as all of this module, for pydantic to collect.
+    """
     if name not in known:
         raise ValueError(unknown(kind, name, known))
     return known[name]
 
 
 def parameters(maker: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The options that a recipe may set."""
     found = inspect.signature(maker).parameters
     return {name: found[name] for name in found if name != "params" and name not in _HOW_TO_RUN}
 
 
 def checked_options(named: Named, maker: Callable[..., Any]) -> dict[str, Any]:
+    """The options as the kinds of things that they are; none unknown, none missing."""
     takes = parameters(maker)
     for key in named.options:
         if key not in takes:
@@ -81,6 +86,7 @@ def completed(named: Named, makers: Mapping[str, Callable[..., Any]]) -> dict[st
 
 
 def as_value_error(make: Callable[[], Any]) -> Any:
+    """What `make` gives; whatever it raises becomes a ValueError of one line."""
     try:
         return make()
     except Exception as error:  # torch and arithmetic raise many kinds; each is about these options
