@@ -22,6 +22,7 @@ from art_ext.parts.norms import norm_named
 from art_ext.parts.objectives import cw
 
 UNBOUNDED_STEPS = 40
+NO_SURROGATE = "this needs another network to craft on: --baseline MODEL, or in Python baseline=classifier"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Checking:
     Attributes:
         seen: a part ("training", "selection") to how many of the images are in it.
         known: whether the recipe is.
+        gradients: whether the network has any; else the checks that need them are not run.
     """
 
     campaign: Campaign
@@ -40,17 +42,29 @@ class Checking:
     n_classes: int
     seen: Mapping[str, int]
     known: bool
+    gradients: bool = True
 
     def suspicions(self) -> list[Suspicion]:
         """Every check's, in the order of the report."""
         campaign, rows = self.campaign, self.campaign.active
         n = int(rows.sum())
+        return [
+            trust.clean_accuracy_low(int((campaign.right & rows).sum()), n, self.n_classes),
+            *(self._by_gradients(rows, n) if self.gradients else map(trust.without_gradients, trust.BY_GRADIENTS)),
+            self._repeats(self.repeats.varied, self.repeats.twice, trust.answers_vary),
+            self._repeats(self.repeats.mixed, self.repeats.company, trust.batch_matters),
+            trust.seen_before(self.seen, n),
+            trust.adaptive_attacks(self.lineup.covered, self._missing(), known=self.known),
+        ]
+
+    def _by_gradients(self, rows: Tensor, n: int) -> list[Suspicion]:
+        """Those that compare attacks with gradients, or look at the gradients themselves."""
+        campaign = self.campaign
         white = campaign.fell(*self._of(WHITE_BOX))[rows]
         single, many, margin = (
             campaign.fell(name)[rows] for name in (names.ONE_STEP, names.MANY_STEPS, names.MARGIN)
         )
         return [
-            trust.clean_accuracy_low(int((campaign.right & rows).sum()), n, self.n_classes),
             trust.one_step_beats_many(single, many),
             self._others("black-box", white, rows, trust.black_box_beats_white_box),
             self._others("transfer", white, rows, trust.transfer_beats_white_box),
@@ -60,10 +74,6 @@ class Checking:
             *self._gradients(many, rows),
             trust.losses_disagree(margin, many),
             self._effort(n),
-            self._repeats(self.repeats.varied, self.repeats.twice, trust.answers_vary),
-            self._repeats(self.repeats.mixed, self.repeats.company, trust.batch_matters),
-            trust.seen_before(self.seen, n),
-            trust.adaptive_attacks(self.lineup.covered, self._missing(), known=self.known),
         ]
 
     def _of(self, families: tuple[str, ...]) -> list[str]:
@@ -81,8 +91,9 @@ class Checking:
         asked = check(self.campaign.fell(*found)[rows], white, found)
         if found:
             return asked
-        needs = "another network to craft on" if family == "transfer" else "an installed black-box attack"
-        return trust.not_run(asked.name, asked.title, f"this needs {needs}")
+        norm = self.campaign.threat.norm
+        why = f"no black-box attack that is installed works in {norm}"
+        return trust.not_run(asked.name, asked.title, NO_SURROGATE if family == "transfer" else why)
 
     def _sample(self) -> Tensor:
         """(m,) at most `MOST` images that are right when clean."""
@@ -92,7 +103,7 @@ class Checking:
         """The strongest kinds of gradient attack, in a ball that holds every image."""
         campaign, index = self.campaign, self._sample()
         low, high = campaign.threat.clip
-        norm, title = campaign.threat.norm, "Unbounded perturbations"
+        norm, title = campaign.threat.norm, trust.BY_GRADIENTS["unbounded"]
         if high - low == float("inf") or norm == "l0":
             return trust.not_run("unbounded", title, "this needs a range of pixels, and a norm that it bounds")
         pixels = campaign.evaluator.batch(torch.arange(1))[0][0].numel()
@@ -115,7 +126,7 @@ class Checking:
 
     def _gradients(self, many: Tensor, rows: Tensor) -> list[Suspicion]:
         index = self._sample()
-        title = "Gradients that are zero"
+        title = trust.BY_GRADIENTS["zero_gradients"]
         if len(index) == 0:
             return [trust.not_run("zero_gradients", title, "no clean image is right, so there is none to look at")]
         found = gradients(self.campaign.evaluator, self.campaign.threat, index)
@@ -130,7 +141,7 @@ class Checking:
     def _effort(self, n: int) -> Suspicion:
         trials = [trial for name, trial in self.campaign.found.items() if name.startswith(names.EFFORT)]
         if not trials:
-            return trust.not_run("more_effort", "More steps and restarts", "more effort was not spent")
+            return trust.not_run("more_effort", trust.BY_GRADIENTS["more_effort"], "more effort was not spent")
         found = self.campaign.fell(*(trial.planned.name for trial in trials))
         steps, restarts = self.suite.effort
         return trust.more_effort_finds(int(found.sum()), n, f"PGD with {steps} steps and {restarts + 1} restarts")

@@ -33,6 +33,7 @@ class Subject:
     Attributes:
         plan: of the ingredients that trained it; of none where nothing is known.
         known: whether the plan is what trained it.
+        gradients: whether it has any; else it is attacked through its answers alone.
         adaptive: an ingredient's name to the attacks that it says an informed attacker would run.
         notes: what had to be made of the network's answers.
     """
@@ -43,6 +44,7 @@ class Subject:
     known: bool = False
     adaptive: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    gradients: bool = True
 
 
 def adaptive_of(ingredients: Sequence[Ingredient]) -> dict[str, Sequence[str]]:

@@ -36,6 +36,7 @@ class Suite:
         caps: largest values of options of informed attacks; they run at their own where they have fewer.
         effort: steps and restarts of the attack that asks whether more effort would have found more.
         curve: rounds of bisection, and steps in each.
+        answers: what is wanted of a classifier that gives answers and no gradients.
         evasion: wrong classes, steps and restarts of the attack on a detector.
     """
 
@@ -48,6 +49,7 @@ class Suite:
     curve: tuple[int, int]
     evasion: tuple[int, int, int] = (9, 20, 1)
     other_norms: bool = False
+    answers: tuple[Wanted, ...] = ()
 
 
 QUICK = Suite(
@@ -63,6 +65,12 @@ QUICK = Suite(
     caps={"steps": 40, "restarts": 1, "search_steps": 3, "queries": 400},
     effort=(40, 1),
     curve=(5, 8),
+    answers=(
+        Wanted("transfer", {"steps": 20}, everywhere=True, optional=True),
+        Wanted("square", {"queries": 1000}, everywhere=True),
+        Wanted("rays", {"queries": 500}, optional=True),
+        Wanted("spsa", {"steps": 20, "samples": 16}),
+    ),
 )
 STANDARD = Suite(
     "standard",
@@ -76,6 +84,12 @@ STANDARD = Suite(
     caps={"steps": 200, "restarts": 3, "search_steps": 5, "queries": 5000},
     effort=(200, 2),
     curve=(7, 20),
+    answers=(
+        Wanted("transfer", {"steps": 50}, everywhere=True, optional=True),
+        Wanted("square", {"queries": 5000}, everywhere=True),
+        Wanted("rays", {"queries": 5000}, optional=True),
+        Wanted("spsa", {"steps": 50, "samples": 64}),
+    ),
     evasion=(9, 100, 2),
 )
 FULL = Suite(
@@ -98,6 +112,13 @@ FULL = Suite(
     caps={"steps": 1000, "restarts": 10, "search_steps": 9, "queries": 10_000},
     effort=(500, 5),
     curve=(8, 40),
+    answers=(
+        Wanted("transfer", {"steps": 100, "restarts": 3}, everywhere=True, optional=True),
+        Wanted("square", {"queries": 10_000, "restarts": 3}, everywhere=True),
+        Wanted("rays", {"queries": 10_000}, optional=True),
+        Wanted("spsa", {}),
+        Wanted("corruptions", {}, everywhere=True, optional=True),
+    ),
     evasion=(99, 200, 5),
     other_norms=True,
 )

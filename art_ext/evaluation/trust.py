@@ -77,6 +77,29 @@ def not_run(name: str, title: str, why: str) -> Suspicion:
     return Suspicion(name, title, "", why, ran=False)
 
 
+BY_GRADIENTS = {
+    "one_step": "One step against many",
+    "black_box": "Black box against white box",
+    "transfer": "Transfer against white box",
+    "random_search": "Random search",
+    "unbounded": "Unbounded perturbations",
+    "eps_order": "Accuracy falls with eps",
+    "zero_gradients": "Gradients that are zero",
+    "saturated_logits": "Saturated logits",
+    "losses": "Cross-entropy against margin",
+    "more_effort": "More steps and restarts",
+}
+"""The checks that need gradients of the network, with their titles."""
+
+
+def without_gradients(name: str) -> Suspicion:
+    """One of those, of a classifier that gives answers alone; that no attack saw gradients is a warning."""
+    if name == "black_box":
+        said = "no attack saw gradients, since the classifier gives answers alone: who has the network does better"
+        return Suspicion(name, BY_GRADIENTS[name], said, "", 1.0, severity="warn")
+    return not_run(name, BY_GRADIENTS[name], "this needs gradients, and the classifier gives answers alone")
+
+
 def compared(first: Tensor, second: Tensor) -> dict[str, int]:
     """How many images the first attack alone changes, the second alone, and both."""
     return {
@@ -106,7 +129,7 @@ def one_step_beats_many(one: Tensor, many: Tensor) -> Suspicion:
     share, p, counts = missed(one, many, STRAY_STEP)
     return Suspicion(
         "one_step",
-        "One step against many",
+        BY_GRADIENTS["one_step"],
         f"one gradient step changes {counts['only_first']} of {counts['n']} images that 20 steps leave: iterating does "
         "not help there",
         f"20 steps change {counts['only_second']} of {counts['n']} images that one step leaves, and leave "
@@ -122,7 +145,7 @@ def black_box_beats_white_box(black: Tensor, white: Tensor, names: Sequence[str]
     share, p, counts = missed(black, white)
     return Suspicion(
         "black_box",
-        "Black box against white box",
+        BY_GRADIENTS["black_box"],
         f"attacks that see only answers change {counts['only_first']} of {counts['n']} images that attacks with "
         "gradients leave: the gradients are masked there",
         f"attacks with gradients change {counts['only_second']} of {counts['n']} images that those which see only "
@@ -138,7 +161,7 @@ def transfer_beats_white_box(transferred: Tensor, white: Tensor, names: Sequence
     share, p, counts = missed(transferred, white)
     return Suspicion(
         "transfer",
-        "Transfer against white box",
+        BY_GRADIENTS["transfer"],
         f"examples made on another network change {counts['only_first']} of {counts['n']} images that the network's "
         "own gradients leave: the gradients are masked there",
         f"the network's own gradients change {counts['only_second']} of {counts['n']} images that examples made on "
@@ -154,7 +177,7 @@ def random_beats_gradients(random: Tensor, white: Tensor, tries: int) -> Suspici
     share, p, counts = missed(random, white)
     return Suspicion(
         "random_search",
-        "Random search",
+        BY_GRADIENTS["random_search"],
         f"{tries} random points of the ball change {counts['only_first']} of {counts['n']} images that gradient "
         "attacks leave",
         f"gradient attacks change {counts['only_second']} of {counts['n']} images that {tries} random points of the "
@@ -169,7 +192,7 @@ def unbounded_survivors(standing: int, n: int, eps: float) -> Suspicion:
     """Images that stand an attack which may change every pixel at will: the attack fails, not the attacker's reach."""
     return Suspicion(
         "unbounded",
-        "Unbounded perturbations",
+        BY_GRADIENTS["unbounded"],
         f"{standing} of {n} images stand an attack whose radius {eps:g} allows any image: the attack does not work",
         f"with the radius {eps:g}, which allows any image, the attack changes all but {standing} of {n} images",
         standing / n if n else 0.0,
@@ -183,7 +206,7 @@ def smaller_ball_beats_larger(half: Tensor, full: Tensor) -> Suspicion:
     share, p, counts = missed(half, full)
     return Suspicion(
         "eps_order",
-        "Accuracy falls with eps",
+        BY_GRADIENTS["eps_order"],
         f"with half of eps the attack changes {counts['only_first']} of {counts['n']} images that it leaves with all "
         "of eps",
         f"with all of eps the attack changes {counts['only_second']} of {counts['n']} images that it leaves with half, "
@@ -199,7 +222,7 @@ def no_gradients(zero: int, n: int, cut: bool) -> Suspicion:
     how = "no gradient reaches the image at all" if cut else "the gradient is exactly zero"
     return Suspicion(
         "zero_gradients",
-        "Gradients that are zero",
+        BY_GRADIENTS["zero_gradients"],
         f"at {zero} of {n} random points {how}: something is not differentiable (rounding, a detached step), "
         "and attacks with gradients see nothing",
         "the margin has a gradient everywhere",
@@ -220,7 +243,7 @@ def saturated_logits(rescaled: Tensor, plain: Tensor, vanished: float, largest_g
     share, p, counts = missed(rescaled, plain)
     return Suspicion(
         "saturated_logits",
-        "Saturated logits",
+        BY_GRADIENTS["saturated_logits"],
         f"cross-entropy changes {counts['only_first']} of {counts['n']} images only once the logits (median gap "
         f"{largest_gap:.3g}) are made smaller; its gradient vanishes on {vanished:.0%} of the images: figures by "
         "cross-entropy overstate",
@@ -241,7 +264,7 @@ def losses_disagree(margin: Tensor, plain: Tensor) -> Suspicion:
     )
     return Suspicion(
         "losses",
-        "Cross-entropy against margin",
+        BY_GRADIENTS["losses"],
         f"{alone}; honest models show up to {USUAL_GAP:.0%}: figures by cross-entropy overstate",
         f"{alone}, as on honest models (up to {USUAL_GAP:.0%})",
         share,
@@ -254,7 +277,7 @@ def more_effort_finds(found: int, n: int, effort: str) -> Suspicion:
     """More steps and restarts still change images that everything before left."""
     return Suspicion(
         "more_effort",
-        "More steps and restarts",
+        BY_GRADIENTS["more_effort"],
         f"{effort} changes {found} images that all attacks before left: the search is not done",
         f"{effort} changes {found} further images of {n}",
         found / n,

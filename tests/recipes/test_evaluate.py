@@ -176,26 +176,6 @@ def test_art_classifiers_are_audited_from_python(network, capsys, tmp_path):
     assert capsys.readouterr().out == ""
 
 
-def test_any_art_classifier_with_class_gradients_is_attacked_through_them(network):
-    """Its answers and its gradients come through NumPy, and are those of the network behind it."""
-    inner = classifier(network)
-
-    class Foreign:
-        nb_classes, input_shape, clip_values, channels_first = 10, (1, 8, 8), (0.0, 1.0), True
-        predict = staticmethod(inner.predict)
-        class_gradient = staticmethod(inner.class_gradient)
-
-    from art_ext.border.art_evaluation import EstimatorModule
-
-    x, y = some(4)
-    at = torch.tensor(x, requires_grad=True)
-    loss = nn.functional.cross_entropy(EstimatorModule(Foreign())(at), torch.tensor(y))
-    (grad,) = torch.autograd.grad(loss, at)
-    other = torch.tensor(x, requires_grad=True)
-    (expected,) = torch.autograd.grad(nn.functional.cross_entropy(network(other), torch.tensor(y)), other)
-    torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-6)
-
-
 def test_what_python_callers_get_wrong_is_one_line(network):
     x, y = some(4)
     for wrong, error, said in (
@@ -210,7 +190,7 @@ def test_what_python_callers_get_wrong_is_one_line(network):
         ({"eps": np.inf}, ConfigError, "eps must be above 0 and finite, got inf"),
         ({"eps": "much"}, ConfigError, "eps: 'much' is not a number"),
         ({"eps": None}, ConfigError, "eps: a number is needed, got None"),
-        ({"classifier": object()}, ModelError, "gives no class gradients"),
+        ({"classifier": object()}, ModelError, "is no ART classifier"),
     ):
         given = {"classifier": classifier(network), "x": x, "y": y, "eps": 0.1, **wrong}
         with pytest.raises(error, match=said) as raised:

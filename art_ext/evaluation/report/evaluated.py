@@ -9,13 +9,14 @@ from pathlib import Path
 from art_ext.engine.net import Net
 from art_ext.errors import ConfigError
 from art_ext.evaluation.evaluation import Evaluation
+from art_ext.evaluation.probes import RandomSearch
 from art_ext.evaluation.record import EvaluationRecord
 from art_ext.evaluation.rejecting import prepare_detector
 from art_ext.evaluation.report.collect import STEPS, collect
 from art_ext.evaluation.report.material import Material
 from art_ext.evaluation.report.page import write_report
 from art_ext.evaluation.suite import TPR, Evaluator, informed
-from art_ext.parts.attacks import for_evaluation
+from art_ext.parts.attacks import Attack, for_evaluation
 from art_ext.parts.detectors import Confidence, Detector
 
 
@@ -59,11 +60,14 @@ def material_of(
     )
     seen = evaluation.seen.get("training")
     training = None if seen is None else Evaluator(subject.net, seen.x, seen.y, device=options.device)
-    _, attack = informed(subject.plan, threat, STEPS)[0]
+    _, strongest = informed(subject.plan, threat, STEPS)[0]
+    attack: Attack = for_evaluation(strongest, stop_when_wrong=False)
+    if not subject.gradients:
+        attack = RandomSearch(threat.ball(), options.suite.tries, threat.clip)
     return collect(
         evaluator,
         threat,
-        attack=for_evaluation(attack, stop_when_wrong=False),
+        attack=attack,
         detectors=[detector for detector in parts.detectors if prepare_detector(detector, training) is None]
         or [_confidence(evaluation)],
         training_attack=parts.attack,
