@@ -50,12 +50,22 @@ class Checking:
         n = int(rows.sum())
         return [
             trust.clean_accuracy_low(int((campaign.right & rows).sum()), n, self.n_classes),
+            self._labels(rows, n),
             *(self._by_gradients(rows, n) if self.gradients else map(trust.without_gradients, trust.BY_GRADIENTS)),
             self._repeats(self.repeats.varied, self.repeats.twice, trust.answers_vary),
             self._repeats(self.repeats.mixed, self.repeats.company, trust.batch_matters),
             trust.seen_before(self.seen, n),
             trust.adaptive_attacks(self.lineup.covered, self._missing(), known=self.known),
         ]
+
+    def _labels(self, rows: Tensor, n: int) -> Suspicion:
+        """Wrong answers on the half of the images that the network is surest of."""
+        evaluator = self.campaign.evaluator
+        parts = (evaluator.logits(evaluator.batch(at)[0]) for at in torch.split(rows.nonzero().squeeze(1), MOST))
+        tops = torch.cat([logits.topk(2, dim=1).values.cpu() for logits in parts])
+        wrong = ~self.campaign.right[rows]
+        surest = (tops[:, 0] - tops[:, 1]).argsort(descending=True, stable=True)[: n // 2]
+        return trust.labels_disagree(int(wrong[surest].sum()), len(surest), int(wrong.sum()), n)
 
     def _by_gradients(self, rows: Tensor, n: int) -> list[Suspicion]:
         """Those that compare attacks with gradients, or look at the gradients themselves."""

@@ -30,6 +30,8 @@ STRAY = 0.01
 """Share of the images that the weaker of two attacks alone may change: honest networks showed up to 1 of 120."""
 STRAY_STEP = 0.02
 """The same of one step against twenty: honest networks showed up to 2 of 120."""
+USUAL_MISTAKES = 0.03
+"""Share of the images that a network is surest of, the half of all, that it may be wrong on."""
 USUAL_GAP = 0.10
 """Share of the images that cross-entropy may leave to the margin: honest networks showed up to 6%."""
 
@@ -122,6 +124,31 @@ def above(count: int, n: int, rate: float) -> float:
     from scipy.stats import binom
 
     return float(binom.sf(count - 1, n, rate))
+
+
+def labels_disagree(wrong_of_sure: int, sure: int, wrong: int, n: int) -> Suspicion:
+    """Wrong answers are as common where the network is surest as elsewhere: then it is the labels that are wrong.
+
+    A network's own mistakes gather where it is unsure; wrong labels do not know what it is sure of.
+
+    Args:
+        wrong_of_sure: of the `sure` images with the largest gap between the two largest logits, half of all n, those
+            whose label is another than its answer. wrong: of all.
+    """
+    common = wrong_of_sure * n > wrong * sure / 2
+    return Suspicion(
+        "labels",
+        "Labels",
+        f"of the {sure} images that the network is surest of, {wrong_of_sure} have another label than its answer, "
+        f"nearly as often as all ({wrong} of {n}), and its own mistakes would be rare there: labels are wrong, and "
+        "each counts against it",
+        f"of the {sure} images that the network is surest of, {wrong_of_sure} have another label than its answer, and "
+        f"{wrong} of all {n}",
+        wrong_of_sure / n if common else 0.0,
+        above(wrong_of_sure, sure, USUAL_MISTAKES) if sure else 1.0,
+        severity="warn",
+        evidence={"wrong_of_sure": wrong_of_sure, "sure": sure, "wrong": wrong, "n": n, "usual": USUAL_MISTAKES},
+    )
 
 
 def one_step_beats_many(one: Tensor, many: Tensor) -> Suspicion:

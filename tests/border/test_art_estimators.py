@@ -192,7 +192,7 @@ def test_a_classifier_that_answers_alone_is_attacked_through_its_answers(module,
     assert not any(attack.error or attack.backwards for attack in record.attacks)
     assert record.worst_case.accuracy < record.clean.accuracy
     status = {check.name: check.status for check in record.checks}
-    assert len(status) == 15
+    assert len(status) == 16
     assert {name for name, found in status.items() if found == "not_run"} >= {
         *("one_step", "transfer", "random_search", "unbounded", "eps_order", "zero_gradients", "saturated_logits"),
         *("losses", "more_effort"),

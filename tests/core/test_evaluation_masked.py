@@ -1,16 +1,19 @@
 """Networks that hide their gradients are found out; the same network without the mask is not accused."""
 
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
-from evaluated import data, evaluation, trained
+from evaluated import TINY, data, evaluation, trained
 from torch import nn
 
 from art_ext.api import Confidence, Facts, Ingredient, Keys, Outputs, Paper, Plan
 from art_ext.errors import ModelError
 from art_ext.evaluation.answers import Answers, looks_like_probabilities, understood
 from art_ext.evaluation.subject import Rows
+from art_ext.evaluation.verdict import two_lines
 from art_ext.parts.detectors import threshold_at
 from art_ext_ccat import CCAT
 from art_ext_pc_lc import PCLC
@@ -110,6 +113,23 @@ def test_images_that_were_trained_on_are_found(module):
     record = evaluation(module, seen=seen).run()
     assert failing(record) == {"seen_data"}
     assert "30 in the training data" in record.verdict.sentence
+
+
+def test_labels_that_are_noise_are_told(module):
+    """A fifth of the labels drawn at random; the same network whose logits are 1000 times as large is as unsure."""
+    x, y = data(360, seed=7)
+    drawn = torch.Generator().manual_seed(1)
+    noise = torch.rand(len(y), generator=drawn) < 0.2
+    mixed = torch.where(noise, torch.randint(0, 3, (len(y),), generator=drawn), y)
+    short = {"eps": 0.02, "suite": replace(TINY, tries=4, effort=(4, 1), curve=(1, 2))}
+    for network in (module, Around(module, after=lambda z: 1e3 * z)):
+        record = evaluation(network, rows=(x, mixed), **short).run()
+        labels = next(check for check in record.checks if check.name == "labels")
+        assert labels.status == "warn"
+        assert labels.evidence["wrong"] == round((1 - record.clean.accuracy) * 360)
+        assert labels.sentence in two_lines(record)[1] or not record.verdict.trusted
+        clean = evaluation(network, rows=(x, y), **short).run()
+        assert next(check for check in clean.checks if check.name == "labels").status == "pass"
 
 
 class Filter(nn.Module):

@@ -140,6 +140,18 @@ def test_a_defence_without_its_attacker_fails_and_an_unknown_recipe_is_said():
     assert "--recipe" in unknown.calm
 
 
+def test_wrong_labels_are_told_from_a_networks_own_mistakes():
+    """Of 400 images: labels of 80 are wrong, wherever the network is sure; its own 80 mistakes are where it is not."""
+    assert status(trust.labels_disagree(40, 200, 84, 400)) == ["warn"]
+    assert status(trust.labels_disagree(4, 200, 84, 400)) == ["pass"]
+    assert status(trust.labels_disagree(2, 200, 2, 400)) == ["pass"]  # all of its few mistakes, by chance
+    assert status(trust.labels_disagree(30, 200, 160, 400)) == ["pass"]  # a poor network: fewer where it is sure
+    assert "40 have another label than its answer, nearly as often as all (84 of 400)" in (
+        trust.labels_disagree(40, 200, 84, 400).alarm
+    )
+    assert status(trust.labels_disagree(0, 0, 0, 1)) == ["pass"]
+
+
 def test_guessing_on_clean_images_is_said_and_does_not_fail():
     assert status(trust.clean_accuracy_low(11, 100, 10)) == ["warn"]
     assert status(trust.clean_accuracy_low(60, 100, 10)) == ["pass"]
