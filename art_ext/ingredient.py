@@ -113,8 +113,9 @@ class Ingredient(BaseModel):
     paper: ClassVar[Paper]
     trial: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Options under which two steps on a tiny network show its effect; contract tests use them."""
-    adaptive: ClassVar[tuple[str, ...]] = ()
-    """Names of attacks that someone who knows it would run, besides those whose entries say that they inform on it."""
+    adaptive: ClassVar[tuple[str | tuple[str, Mapping[str, Any]], ...]] = ()
+    """Attacks that someone who knows it would run, by name or as (name, options), besides those whose entries say
+    that they inform on it. A suite may lower steps and restarts, and leaves out what is too dear for it."""
 
     def __init__(self, **fields: Any) -> None:
         try:

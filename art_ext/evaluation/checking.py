@@ -55,7 +55,7 @@ class Checking:
             self._repeats(self.repeats.varied, self.repeats.twice, trust.answers_vary),
             self._repeats(self.repeats.mixed, self.repeats.company, trust.batch_matters),
             trust.seen_before(self.seen, n),
-            trust.adaptive_attacks(self.lineup.covered, self._missing(), known=self.known),
+            self._adaptive(),
         ]
 
     def _labels(self, rows: Tensor, n: int) -> Suspicion:
@@ -161,11 +161,21 @@ class Checking:
     ) -> Suspicion:
         return check(int(odd.sum()), len(odd), float(sizes.max()))
 
-    def _missing(self) -> dict[str, str]:
-        """Ingredients without an adaptive attack, those included whose only one failed."""
-        missing = dict(self.lineup.missing)
+    def _adaptive(self) -> Suspicion:
+        """Who knew the defence, by what ran: an attack that ran on no image counts for nobody."""
+        campaign, unfinished = self.campaign, self.campaign.unfinished
+        covered: dict[str, list[str]] = {}
+        spared, missing = [], dict(self.lineup.missing)
         for ingredient, attacks in self.lineup.covered.items():
-            errors = [self.campaign.found[a].error for a in attacks if a in self.campaign.found]
-            if errors and len(errors) == len(attacks) and all(errors):
-                missing[ingredient] = f"its attack failed ({errors[0]})"
-        return missing
+            trials = [campaign.found[name] for name in attacks if name in campaign.found]
+            ran = [trial.planned.name for trial in trials if bool((trial.done & campaign.active).any())]
+            errors = [trial.error for trial in trials if trial.error is not None]
+            if ran:
+                covered[ingredient] = ran
+            elif errors:
+                missing.setdefault(ingredient, f"its attack failed ({errors[0]})")
+            elif campaign.clock.over and any(name in unfinished for name in attacks):
+                missing.setdefault(ingredient, "the budget ended before its attacks had their turn")
+            else:
+                spared.append(ingredient)
+        return trust.adaptive_attacks(covered, missing, spared, known=self.known)

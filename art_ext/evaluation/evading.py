@@ -31,9 +31,13 @@ def towards(detector: Detector) -> Objective:
     """
 
     def measure(out: Outputs, y: Tensor, target: Tensor) -> Tensor:
-        log_p = F.log_softmax(out.logits, 1).gather(1, target[:, None]).squeeze(1)
-        score = detector.score(out).clamp(min=LEAST)
-        return torch.where(out.logits.argmax(1) == target, 1 + score / (1 + score.abs()), log_p)
+        value = F.log_softmax(out.logits, 1).gather(1, target[:, None]).squeeze(1)
+        there = (out.logits.argmax(1) == target).nonzero().squeeze(1)
+        if len(there) == 0:
+            return value
+        part = Outputs(out.logits[there], {name: extra[there] for name, extra in out.extras.items()})
+        score = detector.score(part).clamp(min=LEAST)
+        return value.index_put((there,), (1 + score / (1 + score.abs())).to(value.dtype))
 
     return Objective(f"towards_{detector.name}", measure, needs=detector.needs, targetable=False)
 

@@ -225,6 +225,7 @@ class Evaluation:
                 checks,
                 baseline,
                 self.beside,
+                rejection,
                 unanswered=int(campaign.unanswered.sum()),
                 complete=complete,
             ),

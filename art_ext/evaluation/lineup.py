@@ -17,6 +17,7 @@ from art_ext.evaluation.probes import Averaged, RandomSearch, rescaled_ce
 from art_ext.evaluation.record import Family
 from art_ext.evaluation.suites import Suite, Wanted
 from art_ext.evaluation.threat import Threat
+from art_ext.ingredient import explain
 from art_ext.parts.attacks import PGD, Attack, ZeroStart, for_evaluation
 from art_ext.parts.norms import Norm, norm_named
 from art_ext.parts.objectives import Objective, ce, cw
@@ -234,12 +235,19 @@ def _options(entry: AttackEntry, wished: Mapping[str, Any]) -> Any:
     try:
         return entry.options(**{name: value for name, value in wished.items() if name in known})
     except ValidationError as error:
-        raise ConfigError(f"its options do not fit ({error.errors()[0]['msg']})") from None
+        raise ConfigError("; ".join(explain(error, entry.name, entry.options, wished))) from None
 
 
 def _capped(entry: AttackEntry, given: Mapping[str, Any], caps: Mapping[str, int]) -> Any:
-    """An entry's options, those given and else its own defaults, at most the caps."""
-    usual = entry.options(**given)
+    """An entry's options, those given and else its own defaults, at most the caps.
+
+    Raises:
+        ConfigError: for options that it does not have, or values out of range.
+    """
+    try:
+        usual = entry.options(**given)
+    except ValidationError as error:
+        raise ConfigError("; ".join(explain(error, entry.name, entry.options, given))) from None
     lowered = {
         name: cap
         for name, cap in caps.items()
@@ -281,7 +289,7 @@ def _inform(
                     raise ConfigError("it is not installed")
                 entry = entries[name]
                 built = entry.build(_capped(entry, options, suite.caps), context)
-            except (ArtExtError, ValidationError) as error:
+            except ArtExtError as error:
                 why = f"its attack {name} did not run: {error}"
                 continue
             for attack_name, attack in built:

@@ -183,7 +183,10 @@ class CurvePoint(_Part):
 
 @dataclass(frozen=True)
 class Check(_Part):
-    """A trust check. `p` is Holm's adjusted p-value of its paired exact test, `share` of the images it concerns."""
+    """A trust check. `p` is Holm's adjusted p-value of its exact test, `share` of the images it concerns.
+
+    `too_few`: it was not run, since so few images could not have failed it.
+    """
 
     name: str
     title: str
@@ -192,6 +195,7 @@ class Check(_Part):
     evidence: Mapping[str, Any] = field(default_factory=dict)
     p: float | None = None
     share: float | None = None
+    too_few: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from art_ext.data.images import Images
 from art_ext.engine.net import Net
 from art_ext.engine.offers import check_offers, needs_of
 from art_ext.evaluation.answers import understood
+from art_ext.evaluation.lineup import Named
 from art_ext.evaluation.record import ModelInfo
 from art_ext.ingredient import Ingredient
 from art_ext.parts.surgery import find_head
@@ -42,12 +43,12 @@ class Subject:
     plan: Plan
     info: ModelInfo
     known: bool = False
-    adaptive: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    adaptive: Mapping[str, Sequence[Named]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     gradients: bool = True
 
 
-def adaptive_of(ingredients: Sequence[Ingredient]) -> dict[str, Sequence[str]]:
+def adaptive_of(ingredients: Sequence[Ingredient]) -> dict[str, Sequence[Named]]:
     """Each ingredient's name to the attacks it names for an attacker who knows it."""
     return {ingredient.name: type(ingredient).adaptive for ingredient in ingredients}
 

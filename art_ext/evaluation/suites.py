@@ -38,6 +38,7 @@ class Suite:
         curve: rounds of bisection, and steps in each.
         answers: what is wanted of a classifier that gives answers and no gradients.
         evasion: wrong classes, steps and restarts of the attack on a detector.
+        dearest: passes an image that an informed attack may take, at most; dearer ones are left out with a note.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Suite:
     effort: tuple[int, int]
     curve: tuple[int, int]
     evasion: tuple[int, int, int] = (9, 20, 1)
+    dearest: float = float("inf")
     other_norms: bool = False
     answers: tuple[Wanted, ...] = ()
 
@@ -65,6 +67,7 @@ QUICK = Suite(
     caps={"steps": 40, "restarts": 1, "search_steps": 3, "queries": 400},
     effort=(40, 1),
     curve=(5, 8),
+    dearest=100,
     answers=(
         Wanted("transfer", {"steps": 20}, everywhere=True, optional=True),
         Wanted("square", {"queries": 1000}, everywhere=True),
@@ -81,7 +84,7 @@ STANDARD = Suite(
         Wanted("autoattack"),
     ),
     tries=200,
-    caps={"steps": 200, "restarts": 3, "search_steps": 5, "queries": 5000},
+    caps={"steps": 200, "restarts": 5, "search_steps": 5, "queries": 5000},
     effort=(200, 2),
     curve=(7, 20),
     answers=(
@@ -91,6 +94,7 @@ STANDARD = Suite(
         Wanted("spsa", {"steps": 50, "samples": 64}),
     ),
     evasion=(9, 100, 2),
+    dearest=20_000,
 )
 FULL = Suite(
     "full",

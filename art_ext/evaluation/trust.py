@@ -46,6 +46,7 @@ class Suspicion:
         share: of the images that are concerned.
         severity: what the status is if it holds.
         ran: False where something that it needs is not known; `calm` then says what.
+        p_half: what p would be if half of the images were concerned: with too few, that could be chance.
     """
 
     name: str
@@ -57,20 +58,25 @@ class Suspicion:
     severity: Literal["fail", "warn"] = "fail"
     evidence: Mapping[str, Any] = field(default_factory=dict)
     ran: bool = True
+    p_half: float = 0.0
 
 
 def judge(suspicions: Sequence[Suspicion]) -> tuple[Check, ...]:
-    """The checks' statuses, with the p-values of all corrected together."""
+    """The checks' statuses, with the p-values of all corrected together.
+
+    A check that so few images could not fail, even with half of them concerned, counts as not run.
+    """
     tested = [item for item in suspicions if item.ran and item.p is not None]
     corrected = dict(zip(map(id, tested), holm([item.p for item in tested if item.p is not None]), strict=True))
     checks = []
     for item in suspicions:
         p = corrected.get(id(item))
         holds = item.ran and item.share >= LEAST and (p is None or p < LEVEL)
-        status: Status = item.severity if holds else "pass" if item.ran else "not_run"
+        too_few = p is not None and not holds and item.p_half * len(tested) >= LEVEL
+        status: Status = item.severity if holds else "pass" if item.ran and not too_few else "not_run"
         share = item.share if item.ran else None
-        sentence = item.alarm if holds else item.calm
-        checks.append(Check(item.name, item.title, status, sentence, dict(item.evidence), p, share))
+        sentence = item.alarm if holds else f"too few images to tell: {item.calm}" if too_few else item.calm
+        checks.append(Check(item.name, item.title, status, sentence, dict(item.evidence), p, share, too_few))
     return tuple(checks)
 
 
@@ -112,11 +118,11 @@ def compared(first: Tensor, second: Tensor) -> dict[str, int]:
     }
 
 
-def missed(first: Tensor, second: Tensor, usual: float = STRAY) -> tuple[float, float, dict[str, Any]]:
-    """What the first attack finds and the second should: its share, p against the rate `usual`, and the counts."""
+def missed(first: Tensor, second: Tensor, usual: float = STRAY) -> tuple[float, float, float, dict[str, Any]]:
+    """What the first attack finds and the second should: share, p against the rate `usual`, p at half, and counts."""
     counts = compared(first, second)
     alone, n = counts["only_first"], counts["n"]
-    return alone / n, above(alone, n, usual), {**counts, "usual": usual}
+    return alone / n, above(alone, n, usual), at_half(n, usual), {**counts, "usual": usual}
 
 
 def above(count: int, n: int, rate: float) -> float:
@@ -124,6 +130,11 @@ def above(count: int, n: int, rate: float) -> float:
     from scipy.stats import binom
 
     return float(binom.sf(count - 1, n, rate))
+
+
+def at_half(n: int, rate: float) -> float:
+    """What p would be if half of the n images were concerned; 0 of none."""
+    return above(-(-n // 2), n, rate) if n else 0.0
 
 
 def labels_disagree(wrong_of_sure: int, sure: int, wrong: int, n: int) -> Suspicion:
@@ -153,7 +164,7 @@ def labels_disagree(wrong_of_sure: int, sure: int, wrong: int, n: int) -> Suspic
 
 def one_step_beats_many(one: Tensor, many: Tensor) -> Suspicion:
     """An attack of one step finds what the same with many steps does not: the steps follow useless gradients."""
-    share, p, counts = missed(one, many, STRAY_STEP)
+    share, p, p_half, counts = missed(one, many, STRAY_STEP)
     return Suspicion(
         "one_step",
         BY_GRADIENTS["one_step"],
@@ -163,13 +174,14 @@ def one_step_beats_many(one: Tensor, many: Tensor) -> Suspicion:
         f"{counts['only_first']} that it changes",
         share,
         p,
+        p_half=p_half,
         evidence=counts,
     )
 
 
 def black_box_beats_white_box(black: Tensor, white: Tensor, names: Sequence[str]) -> Suspicion:
     """Attacks that see only answers find what attacks with gradients do not: the gradients are masked."""
-    share, p, counts = missed(black, white)
+    share, p, p_half, counts = missed(black, white)
     return Suspicion(
         "black_box",
         BY_GRADIENTS["black_box"],
@@ -179,13 +191,14 @@ def black_box_beats_white_box(black: Tensor, white: Tensor, names: Sequence[str]
         f"answers leave, and leave {counts['only_first']} that these change",
         share,
         p,
+        p_half=p_half,
         evidence={**counts, "attacks": list(names)},
     )
 
 
 def transfer_beats_white_box(transferred: Tensor, white: Tensor, names: Sequence[str]) -> Suspicion:
     """Examples made on another network fool this one where its own gradients do not."""
-    share, p, counts = missed(transferred, white)
+    share, p, p_half, counts = missed(transferred, white)
     return Suspicion(
         "transfer",
         BY_GRADIENTS["transfer"],
@@ -195,13 +208,14 @@ def transfer_beats_white_box(transferred: Tensor, white: Tensor, names: Sequence
         f"another network leave, and leave {counts['only_first']} that these change",
         share,
         p,
+        p_half=p_half,
         evidence={**counts, "attacks": list(names)},
     )
 
 
 def random_beats_gradients(random: Tensor, white: Tensor, tries: int) -> Suspicion:
     """Random points of the ball are misclassified where gradients find nothing."""
-    share, p, counts = missed(random, white)
+    share, p, p_half, counts = missed(random, white)
     return Suspicion(
         "random_search",
         BY_GRADIENTS["random_search"],
@@ -211,6 +225,7 @@ def random_beats_gradients(random: Tensor, white: Tensor, tries: int) -> Suspici
         f"ball leave, and leave {counts['only_first']} that these change",
         share,
         p,
+        p_half=p_half,
         evidence=counts,
     )
 
@@ -224,13 +239,14 @@ def unbounded_survivors(standing: int, n: int, eps: float) -> Suspicion:
         f"with the radius {eps:g}, which allows any image, the attack changes all but {standing} of {n} images",
         standing / n if n else 0.0,
         above(standing, n, USUAL) if n else 1.0,
+        p_half=at_half(n, USUAL),
         evidence={"standing": standing, "n": n, "eps": eps},
     )
 
 
 def smaller_ball_beats_larger(half: Tensor, full: Tensor) -> Suspicion:
     """The same attack finds in half the ball, which the whole ball holds, what it does not find in the whole."""
-    share, p, counts = missed(half, full)
+    share, p, p_half, counts = missed(half, full)
     return Suspicion(
         "eps_order",
         BY_GRADIENTS["eps_order"],
@@ -240,6 +256,7 @@ def smaller_ball_beats_larger(half: Tensor, full: Tensor) -> Suspicion:
         f"and leaves {counts['only_first']} that it changes there",
         share,
         p,
+        p_half=p_half,
         evidence=counts,
     )
 
@@ -255,6 +272,7 @@ def no_gradients(zero: int, n: int, cut: bool) -> Suspicion:
         "the margin has a gradient everywhere",
         zero / n if n else 0.0,
         above(zero, n, USUAL) if n else 1.0,
+        p_half=at_half(n, USUAL),
         evidence={"zero": zero, "n": n, "cut": cut},
     )
 
@@ -267,7 +285,7 @@ def saturated_logits(rescaled: Tensor, plain: Tensor, vanished: float, largest_g
         vanished: share of images on which the gradient of cross-entropy is too small for a step.
         largest_gap: median difference of the two largest logits.
     """
-    share, p, counts = missed(rescaled, plain)
+    share, p, p_half, counts = missed(rescaled, plain)
     return Suspicion(
         "saturated_logits",
         BY_GRADIENTS["saturated_logits"],
@@ -278,13 +296,14 @@ def saturated_logits(rescaled: Tensor, plain: Tensor, vanished: float, largest_g
         f"more of {counts['n']} images",
         share,
         p,
+        p_half=p_half,
         evidence={**counts, "vanished": vanished, "median_gap": largest_gap},
     )
 
 
 def losses_disagree(margin: Tensor, plain: Tensor) -> Suspicion:
     """The margin finds what cross-entropy does not, beyond what honest models show."""
-    share, p, counts = missed(margin, plain, USUAL_GAP)
+    share, p, p_half, counts = missed(margin, plain, USUAL_GAP)
     alone = (
         f"the margin changes {counts['only_first']} of {counts['n']} images that cross-entropy leaves, and leaves "
         f"{counts['only_second']} that this changes"
@@ -296,6 +315,7 @@ def losses_disagree(margin: Tensor, plain: Tensor) -> Suspicion:
         f"{alone}, as on honest models (up to {USUAL_GAP:.0%})",
         share,
         p,
+        p_half=p_half,
         evidence=counts,
     )
 
@@ -309,6 +329,7 @@ def more_effort_finds(found: int, n: int, effort: str) -> Suspicion:
         f"{effort} changes {found} further images of {n}",
         found / n,
         mcnemar(found, 0),
+        p_half=mcnemar(-(-n // 2), 0),
         evidence={"found": found, "n": n},
     )
 
@@ -323,6 +344,7 @@ def answers_vary(varied: int, n: int, largest: float) -> Suspicion:
         "the same image gets the same answer",
         varied / n if n else 0.0,
         above(varied, n, USUAL / 10) if n else 1.0,
+        p_half=at_half(n, USUAL / 10),
         evidence={"varied": varied, "n": n, "largest": largest},
     )
 
@@ -337,6 +359,7 @@ def batch_matters(varied: int, n: int, largest: float) -> Suspicion:
         "an image's answer does not depend on the others in its batch",
         varied / n if n else 0.0,
         above(varied, n, USUAL / 10) if n else 1.0,
+        p_half=at_half(n, USUAL / 10),
         evidence={"varied": varied, "n": n, "largest": largest},
     )
 
@@ -364,14 +387,19 @@ def seen_before(found: Mapping[str, int], n: int) -> Suspicion:
         f"of {n} images, pixel by pixel, {where}",
         worst / n,
         above(worst, n, USUAL),
+        p_half=at_half(n, USUAL),
         evidence=dict(found),
     )
 
 
 def adaptive_attacks(
-    covered: Mapping[str, Sequence[str]], missing: Mapping[str, str], *, known: bool
+    covered: Mapping[str, Sequence[str]], missing: Mapping[str, str], spared: Sequence[str] = (), *, known: bool
 ) -> Suspicion:
-    """Every ingredient of the recipe was attacked by someone who knows it."""
+    """Every ingredient of the recipe was attacked by someone who knows it.
+
+    Args:
+        spared: ingredients whose attacks found nothing left to attack when their turn came.
+    """
     title = "An attacker who knows the defence"
     if not known:
         return not_run(
@@ -381,14 +409,19 @@ def adaptive_attacks(
         )
     why = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
     names = {name: list(attacks) for name, attacks in covered.items()}
-    calm = "; ".join(f"{name} by {', '.join(attacks)}" for name, attacks in names.items())
+    said = []
+    if names:
+        by = "; ".join(f"{name} by {', '.join(attacks)}" for name, attacks in names.items())
+        said.append(f"attacked by someone who knows {by}")
+    if spared:
+        said.append(f"no image was left for the attacks that know {' and '.join(spared)}")
     return Suspicion(
         "adaptive",
         title,
         f"adaptive attack missing for {why}",
-        f"attacked by someone who knows {calm}" if calm else "there is no defence to know",
+        "; ".join(said) or "there is no defence to know",
         1.0 if missing else 0.0,
-        evidence={"covered": names, "missing": dict(missing)},
+        evidence={"covered": names, "missing": dict(missing), "spared": list(spared)},
     )
 
 

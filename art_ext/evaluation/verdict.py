@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from art_ext.evaluation.record import AttackResult, Baseline, Check, Estimate, EvaluationRecord, Peer, Verdict
+from art_ext.evaluation.record import (
+    AttackResult,
+    Baseline,
+    Check,
+    Estimate,
+    EvaluationRecord,
+    Peer,
+    RejectionResult,
+    Verdict,
+)
+from art_ext.evaluation.suite import TPR
 from art_ext.evaluation.threat import Threat
+
+FALLEN = 0.8
+"""A detector falls where what it keeps is wrong at least this often, as a share of how often all is."""
 
 
 def conclude(
@@ -15,6 +28,7 @@ def conclude(
     checks: Sequence[Check],
     baseline: Baseline | None,
     beside: Sequence[Peer] = (),
+    rejection: Sequence[RejectionResult] = (),
     *,
     unanswered: int = 0,
     complete: bool,
@@ -25,6 +39,10 @@ def conclude(
         unanswered: images that the network has no finite logits for once an attack changed them.
     """
     reasons = [check.sentence for check in checks if check.status == "fail"]
+    weak = [check.title.lower() for check in checks if check.too_few]
+    if weak:
+        images = f"{worst.n} images are" if worst.n > 1 else "one image is"
+        reasons.append(f"{images} too few for {len(weak)} of the {len(checks)} trust checks ({', '.join(weak)})")
     if unanswered:
         reasons.append(
             f"the network answers NaN or infinity for {unanswered} images that an attack changed, which count as "
@@ -38,10 +56,25 @@ def conclude(
     ran = sum(result.bounded and result.error is None for result in attacks)
     others = [] if baseline is None else [f"the undefended model keeps {baseline.worst_case.accuracy:.1%}"]
     others += [f"{peer.name} with as many updates keeps {peer.worst_case.accuracy:.1%}" for peer in beside]
+    others += rejections(rejection)
     sentence = "; ".join([f"robust accuracy {worst} at {threat}, the worst case over {ran} attacks", *others])
     if reasons:
         sentence += f". Do not trust this number, because {'; '.join(reasons)}"
     return Verdict(worst.accuracy, worst.low, worst.high, not reasons, sentence, tuple(reasons))
+
+
+def rejections(found: Sequence[RejectionResult]) -> list[str]:
+    """A clause for each detector: what is wrong of what it keeps, against the worst of all attacks."""
+    clauses = []
+    for one in found:
+        if one.aim != "evade" or one.asked_tpr != TPR or one.robust_error is None or one.unthresholded is None:
+            continue
+        falls = one.unthresholded > 0 and one.robust_error >= FALLEN * one.unthresholded
+        clauses.append(
+            f"of what {one.detector} keeps at {one.asked_tpr:.0%} TPR {one.robust_error:.1%} is wrong, and "
+            f"{one.unthresholded:.1%} with nothing rejected" + (": it falls" if falls else "")
+        )
+    return clauses
 
 
 def two_lines(record: EvaluationRecord) -> tuple[str, str]:
@@ -50,6 +83,7 @@ def two_lines(record: EvaluationRecord) -> tuple[str, str]:
         f"clean {record.clean.accuracy:.1%}, robust {record.worst_case} at {record.threat}"
         + ("" if record.baseline is None else f"; undefended {record.baseline.worst_case.accuracy:.1%}")
         + "".join(f"; {peer.name} {peer.worst_case.accuracy:.1%}" for peer in record.beside)
+        + "".join(f"; {clause}" for clause in rejections(record.rejection))
         + f"; {record.suite} suite, {len(record.attacks)} attacks, {record.seconds:.0f} s"
     )
     if record.verdict.reasons:

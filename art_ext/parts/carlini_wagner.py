@@ -61,6 +61,11 @@ class CarliniWagner:
         if self.penalty is not None and self.aim == "any":
             raise ConfigError("a C&W attack on a detector needs target classes; set aim to random")
 
+    @property
+    def cost(self) -> int:
+        """Forward and backward passes per example, at most."""
+        return self.steps * self.search_steps + (0 if self.begin is None else self.begin.cost)
+
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
         if self.aim == "random" and not score.targeted:
             score = replace(score, y=wrong_classes(keys, score.y, self.n_classes), targeted=True)

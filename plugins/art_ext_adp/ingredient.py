@@ -95,6 +95,11 @@ class ADP(Ingredient):
     """
 
     name = "adp"
+    adaptive = (
+        ("ensemble_pgd", {"objective": "ce", "steps": 200, "restarts": 5}),
+        ("ensemble_pgd", {"objective": "margin", "steps": 200, "restarts": 5}),
+        ("ensemble_pgd", {"objective": "mean_logits_margin", "steps": 200, "every_target": True}),
+    )
     paper = Paper(
         "Improving Adversarial Robustness via Promoting Ensemble Diversity",
         "Pang, Xu, Du, Chen, Zhu",

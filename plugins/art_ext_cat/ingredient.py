@@ -62,6 +62,7 @@ class CAT(Ingredient):
     """
 
     name = "cat"
+    adaptive = (("pgd", {"objective": "margin", "steps": 100, "restarts": 5}),)
     paper = Paper(
         "Calibrated Adversarial Training",
         "Huang, Menkovski, Pei, Pechenizkiy",

@@ -147,7 +147,8 @@ class PGDConfOptions(PGDConfSettings):
 def build_pgd_conf(options: PGDConfOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
     ball = norm_named(options.norm or context.norm, options.eps or context.eps)
     attack = options.attack(ball, context.clip, context.plan.facts.n_classes)
-    return [(f"pgd_conf{options.steps}x{options.restarts + 1}", attack)]
+    every = "_every" if options.every_class else ""
+    return [(f"pgd_conf{options.steps}x{options.restarts + 1}{every}", attack)]
 
 
 ATTACKS = [

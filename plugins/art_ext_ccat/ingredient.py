@@ -90,6 +90,11 @@ class CCAT(Ingredient):
     """
 
     name = "ccat"
+    adaptive = (
+        ("pgd_conf", {"every_class": True}),
+        ("apgd", {"objective": "detector"}),
+        ("square", {"objective": "detector"}),
+    )
     paper = Paper(
         "Confidence-Calibrated Adversarial Training: Generalizing to Unseen Attacks",
         "Stutz, Hein, Schiele",

@@ -136,6 +136,7 @@ class DAC(Ingredient):
     """
 
     name = "dac"
+    adaptive = (("pgd", {"objective": "margin", "steps": 100, "restarts": 5}),)
     paper = Paper(
         "Generating Less Certain Adversarial Examples Improves Robust Generalization",
         "Zhang, Backes, Zhang",

@@ -91,6 +91,7 @@ class MMC(_CenterDistance):
     """
 
     name = "mmc"
+    adaptive = (("center_pgd", {"target": "every"}),)
     trial: ClassVar[Mapping[str, object]] = {"dim": 8}
     paper = MMC_PAPER
 
@@ -111,6 +112,7 @@ class MMCRand(_CenterDistance):
     """MMC with centres drawn once at random (Pang et al., ICLR 2020)."""
 
     name = "mmc_rand"
+    adaptive = (("center_pgd", {"target": "every"}),)
     trial: ClassVar[Mapping[str, object]] = {"dim": 8}
     paper = MMC_PAPER
 

@@ -20,8 +20,9 @@ from art_ext.api import (
     Paper,
     Plan,
     cw,
+    margin,
 )
-from art_ext_pc_lc.losses import logit_constraint, pc_loss
+from art_ext_pc_lc.losses import logit_constraint, pc_loss, probabilities
 
 Reduction = Literal["mean", "sum"]
 
@@ -35,12 +36,17 @@ def pc_term(xi: float) -> Objective:
     return Objective("pc_term", measure)
 
 
+probability_margin = Objective("probability_margin", lambda out, y: margin(probabilities(out.logits), y))
+"""max_{j != y} p_j - p_y, the margin that PC makes wide."""
+
+
 @dataclass(frozen=True)
 class PCLCLoss(Criterion):
     """PC / (K - 1) + lam LC per example, as the authors' code scales it; reduction "sum" is eq. (6)'s PC.
 
-    Its informed adversary raises the logit margin, then the PC term, which saturates where p_y
-    does; never PC + lam LC: the gradient of LC pushes the true logit up once the true class is safe.
+    Its informed adversaries raise the logit margin, the PC term, which saturates where p_y does, the
+    margin of the probabilities, and, last, the training loss: the gradient of LC pushes the true logit
+    up once the true class is safe.
     """
 
     xi: float = 0.995
@@ -51,7 +57,7 @@ class PCLCLoss(Criterion):
 
     @property
     def adversaries(self) -> tuple[Objective, ...]:  # type: ignore[override]
-        return (cw, pc_term(self.xi))
+        return (cw, pc_term(self.xi), probability_margin, Objective("pc_lc_loss", self.__call__))
 
     def __call__(self, out: Outputs, target: Tensor) -> Tensor:
         pc = pc_loss(out.logits, target, self.xi)
@@ -71,6 +77,13 @@ class PCLC(Ingredient):
     """
 
     name = "pc_lc"
+    adaptive = (
+        ("pgd", {"objective": "margin", "steps": 100, "restarts": 5}),
+        ("pgd", {"objective": "probability_margin", "steps": 100, "restarts": 5}),
+        ("apgd", {"objective": "dlr", "restarts": 5}),
+        ("apgd", {"objective": "targeted_dlr"}),
+        ("spsa", {"objective": "margin", "steps": 50, "samples": 16}),
+    )
     trial: ClassVar[Mapping[str, Any]] = {"warmup_epochs": 0}
     paper = Paper(
         "Improving Adversarial Robustness via Probabilistically Compact Loss with Logit Constraints",

@@ -19,6 +19,7 @@ from art_ext_rce.formulas import (
     non_max_entropy,
     rce_loss,
 )
+from art_ext_rce.informed import INFORMED
 from art_ext_rce.ingredient import RCE, Negate, RCELoss
 
 if TYPE_CHECKING:
@@ -91,4 +92,4 @@ def art_ext_ingredients() -> list[type[Ingredient]]:
 
 @hookimpl
 def art_ext_attacks() -> list[AttackEntry]:
-    return ATTACKS
+    return [*ATTACKS, *INFORMED]

@@ -175,6 +175,75 @@ def test_every_ingredient_needs_someone_who_knows_it(module):
     assert next(check for check in unknown.checks if check.name == "adaptive").status == "not_run"
 
 
+def knowing(record):
+    return next(check for check in record.checks if check.name == "adaptive")
+
+
+def test_who_knows_an_ingredient_may_be_named_with_options(module):
+    from art_ext_baselines.attacks import ATTACKS
+
+    entries = {entry.name: entry for entry in ATTACKS}
+
+    def found(*attacks, **changes):
+        suite = replace(TINY, **changes)
+        return evaluation(module, n=20, ingredients=(surgeon(attacks),), attacks=entries, suite=suite).run()
+
+    pair = ("pgd", {"objective": "dlr", "steps": 7, "restarts": 3})
+    record = found(pair, caps={"steps": 9, "restarts": 2})
+    assert knowing(record).evidence["covered"] == {"input_filter": ["pgd7x2_dlr"]}  # the caps lower what is above them
+    record = found(pair, dearest=6)
+    assert knowing(record).status == "fail"
+    assert "leaves out attacks of who knows input_filter: pgd7_dlr (7 passes an image)" in knowing(record).sentence
+    assert record.attack("pgd7_dlr") is None
+    record = found(("sidestep", {}))
+    assert "its attack sidestep did not run: it is not installed" in knowing(record).sentence
+    record = found(("pgd", {"stops": 7}))
+    assert knowing(record).sentence.endswith("unknown option of pgd 'stops'; did you mean steps or step_size?")
+
+
+class Silent(Confidence):
+    name = "silent"
+    adversaries = ()
+
+
+class Rejecting(Ingredient):
+    name = "rejecting"
+    paper = Paper("A rejection", "Nobody", "nowhere", 2026)
+
+    def apply(self, plan):
+        return plan.fill(self, detectors=(Silent(),))
+
+
+def test_a_detector_that_names_no_adversary_is_not_passed_over(module):
+    held_out = Rows(*data(60, seed=9))
+    record = evaluation(module, n=60, ingredients=(Rejecting(),), calibration=held_out).run()
+    assert "its detector silent names no adversary" in knowing(record).sentence
+    assert failing(record) == {"adaptive"}
+    assert record.rejection[0].aim == "evade"  # it is attacked all the same
+
+
+def test_an_attack_that_ran_on_no_image_is_nobody_s_knowledge(module):
+    record = evaluation(module, n=20, eps=0.5, ingredients=(PCLC(warmup_epochs=0),)).run()
+    assert record.worst_case.accuracy == 0
+    assert record.attack("pgd10_pc_term").attacked == 0
+    assert knowing(record).status == "pass"
+    assert knowing(record).evidence["covered"] == {}
+    assert knowing(record).sentence == "no image was left for the attacks that know pc_lc"
+    stands = evaluation(module, n=20, ingredients=(PCLC(warmup_epochs=0),)).run()
+    assert "pgd10_pc_term" in knowing(stands).evidence["covered"]["pc_lc"]
+
+
+@pytest.mark.parametrize(("n", "few"), [(1, "one image is"), (12, "12 images are")])
+def test_few_images_cannot_be_trusted_and_the_verdict_says_so(module, n, few):
+    record = evaluation(module, n=n).run()
+    weak = [check for check in record.checks if check.too_few]
+    assert weak
+    assert all(check.status == "not_run" and "too few images" in check.sentence for check in weak)
+    assert not record.verdict.trusted
+    assert f"{few} too few for {len(weak)} of the {len(record.checks)} trust checks" in record.verdict.sentence
+    assert not any(check.too_few for check in evaluation(module, n=30).run().checks)
+
+
 def test_detectors_are_judged_against_evasion_and_denial(module):
     x, y = data(60, seed=9)
     record = evaluation(module, n=60, eps=0.2, ingredients=(CCAT(eps=0.06),), calibration=Rows(x, y)).run()

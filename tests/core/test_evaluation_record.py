@@ -23,6 +23,7 @@ from art_ext.evaluation.record import (
     read_evaluation,
 )
 from art_ext.evaluation.threat import Threat
+from art_ext.evaluation.verdict import conclude
 
 
 def record(**changes):
@@ -139,3 +140,26 @@ def test_examples_keep_which_images_an_attack_was_run_on(tmp_path):
     assert rows[0]["smallest_eps"] is None
     with pytest.raises(DataError, match="cannot read the examples"):
         read_examples(tmp_path / "none")
+
+
+def test_a_verdict_says_what_rejection_makes_of_the_figure_and_which_detector_falls():
+    def row(detector, error, **changes):
+        made = RejectionResult(
+            detector, "all", "evade", 0.99, 0.4, 0.98, 0.1, error, 0.8, 0.2, 0.3, None, 1.0, 0, 40, denied=None
+        )
+        return replace(made, **changes)
+
+    rows = [
+        row("firm", 0.5),
+        row("weak", 0.7),
+        row("firm", 0.3, asked_tpr=0.95),
+        row("firm", 0.1, aim="deny"),
+        row("firm", 0.2, aim="listed"),
+    ]
+    some = Estimate.of(8, 40)
+    found = conclude(some, Threat("linf", 0.1), (), (), None, (), rows, complete=True)
+    assert found.trusted
+    assert found.sentence.endswith(
+        "; of what firm keeps at 99% TPR 50.0% is wrong, and 80.0% with nothing rejected"
+        "; of what weak keeps at 99% TPR 70.0% is wrong, and 80.0% with nothing rejected: it falls"
+    )

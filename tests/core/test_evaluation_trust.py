@@ -156,3 +156,27 @@ def test_guessing_on_clean_images_is_said_and_does_not_fail():
     assert status(trust.clean_accuracy_low(11, 100, 10)) == ["warn"]
     assert status(trust.clean_accuracy_low(60, 100, 10)) == ["pass"]
     assert status(trust.clean_accuracy_low(80, 100, 2)) == ["pass"]
+
+
+def test_checks_that_so_few_images_could_not_fail_are_not_run():
+    for check, n, enough in (
+        (trust.more_effort_finds(0, 12, "PGD"), 12, False),  # 0.5^6 = 0.0156
+        (trust.more_effort_finds(0, 13, "PGD"), 13, True),  # 0.5^7 = 0.0078
+        (trust.unbounded_survivors(0, 2, 1.0), 2, False),  # P(Bin(2, 0.01) >= 1) = 0.0199
+        (trust.unbounded_survivors(0, 3, 1.0), 3, True),  # P(Bin(3, 0.01) >= 2) = 0.0003
+        (trust.losses_disagree(first(0, 6), first(0, 6)), 6, False),  # P(Bin(6, 0.1) >= 3) = 0.0158
+        (trust.losses_disagree(first(0, 7), first(0, 7)), 7, True),  # P(Bin(7, 0.1) >= 4) = 0.0027
+    ):
+        (found,) = judge([check])
+        assert (found.status, found.too_few) == (("pass", False) if enough else ("not_run", True)), (found.name, n)
+    assert judge([trust.unbounded_survivors(2, 2, 1.0)])[0].status == "fail"  # both: 0.0001
+    assert judge([trust.unbounded_survivors(0, 0, 1.0)])[0].status == "pass"  # nothing was there to attack
+    # among seven checks each has a seventh of the level: of 14 images 7 would be chance
+    seven = [trust.more_effort_finds(0, 14, "PGD")] * 7
+    assert {found.status for found in judge(seven)} == {"not_run"}
+
+
+def test_images_that_were_never_attacked_are_told_from_those_that_were():
+    spared = trust.adaptive_attacks({"a": ["pgd"]}, {}, ["b"], known=True)
+    assert status(spared) == ["pass"]
+    assert spared.calm == "attacked by someone who knows a by pgd; no image was left for the attacks that know b"

@@ -153,7 +153,11 @@ def test_the_plan_is_cross_entropy_first_then_a_fresh_start():
 
 
 def test_it_names_its_adversary():
-    margin, pc = PCLCLoss(0.9).adversaries
+    margin, pc, probability, loss = PCLCLoss(0.9).adversaries
+    shown = torch.tensor([[1.0, 2.0, 0.5], [3.0, 1.0, 1.0]]), torch.tensor([0, 0])
+    p = shown[0].softmax(1)
+    torch.testing.assert_close(probability.measure(Outputs(shown[0]), shown[1]), p[:, 1] - p[:, 0])
+    torch.testing.assert_close(loss.measure(Outputs(shown[0]), shown[1]), PCLCLoss(0.9)(Outputs(shown[0]), shown[1]))
     assert margin is cw
     assert pc.name == "pc_term"
     z, y = torch.randn(4, 5), torch.tensor([0, 1, 2, 3])
@@ -163,7 +167,7 @@ def test_it_names_its_adversary():
 
 
 def test_the_pc_term_never_pushes_the_true_logit_up():
-    """The reason why PC + lam LC is not its adversary: the gradient of LC does, once the true class is safe."""
+    """The reason why PC + lam LC is its last adversary: the gradient of LC does, once the true class is safe."""
     z = torch.tensor([[8.0, 0.0, -1.0]], dtype=torch.float64, requires_grad=True)
     y = torch.tensor([0])
     (pc,) = torch.autograd.grad(pc_loss(z, y, 0.995).sum(), z)

@@ -430,6 +430,52 @@ def test_pgd_that_knows_the_detector_evades_it_more_often(victim):
     assert max(found[1:]) >= found[0]
 
 
+def prepared(victim):
+    """The victim's detectors as an evaluation has them: fitted, with thresholds; and the context around them."""
+    _, net, x, y, _ = victim
+    with torch.no_grad(), net.offering_features():
+        out = net(x)
+    detectors = [rce.LogOdds(), rce.NonMaxEntropy(), rce.KDensity("median")]
+    for detector in detectors:
+        detector.fit(out, y)
+        detector.calibrate(out, y, 0.9)
+    facts = Facts(out.logits.shape[1], tuple(x.shape[1:]))
+    return detectors, EvaluationContext(Plan.of([rce.RCE()], facts), "linf", 0.2, (0.0, 1.0), {}, detectors)
+
+
+def test_evaluations_run_the_white_box_attack_and_the_sweep_on_each_detector_and_on_all(victim):
+    _, net, x, y, _ = victim
+    detectors, context = prepared(victim)
+    entries = {entry.name: entry for entry in rce.art_ext_attacks()}
+    assert all(entries[name].informs == ("rce",) for name in ("evade_detectors", "cw_wb"))
+    sweeps = dict(entries["evade_detectors"].build(entries["evade_detectors"].options(steps=10), context))
+    assert list(sweeps) == ["evading10_confidence_odds", "evading10_non_me", "evading10_k_density", "evading10_all"]
+    ((name, white_box),) = entries["cw_wb"].build(entries["cw_wb"].options(steps=20, search_steps=2), context)
+    assert (name, white_box.confidence, white_box.steps) == ("cw_wb5", 5.0, 20)
+    assert white_box.penalty == detectors[2].penalty
+    keys = Keys(0, 0, torch.arange(len(x)))
+    with net.offering_features():
+        for name, sweep in sweeps.items():
+            assert [len(sweep.attacks), sweep.cost] == [3, 30]
+            best = sweep.craft(net, x, sweep.objective.bind(net, x, y), keys).x
+            singles = [
+                one.craft(net, x, one.objective.bind(net, x, y), keys.stream("attack", number)).x
+                for number, one in enumerate(sweep.attacks)
+            ]
+            aim = sweep.objective.bind(net, x, y)
+            with torch.no_grad():
+                reached = aim.value(net(best))
+                each = torch.stack([aim.value(net(single)) for single in singles])
+                wrong = torch.stack([aim.wrong(net(single)) for single in singles])
+            torch.testing.assert_close(
+                reached, torch.where(wrong | ~wrong.any(0), each, -torch.inf).amax(0), msg=name
+            )
+            assert float((best - x).abs().max()) <= 0.2 + 1e-6
+    for name in ("evade_detectors", "cw_wb"):
+        with pytest.raises(ConfigError, match="detector"):
+            entries[name].build(entries[name].options(), EvaluationContext(context.plan, "linf", 0.2, (0.0, 1.0)))
+
+
 def test_unbounded_pixels_and_targets_without_a_class_are_refused():
     with pytest.raises(ConfigError, match="clip_values"):
         rce.cw_high_confidence(3, (float("-inf"), float("inf")))
