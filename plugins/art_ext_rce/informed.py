@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import torch
@@ -115,14 +115,26 @@ class CWWhiteBoxOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     confidence: NonNegative = 5.0
-    steps: Annotated[Count, Field(description="of the second phase; the first has half as many")] = 1000
-    search_steps: Count = 9
+    steps: Annotated[
+        Count, Field(description="of the second phase, 10,000 in the paper; with fewer than 1,000 the rate rises")
+    ] = 1000
+    search_steps: Annotated[Count, Field(description="9 in the paper, which finds smaller distances")] = 3
+
+
+PAPER_RATE, MOST = 0.01, 0.05
+"""Adam's rate in the paper, and with few steps."""
 
 
 def build_cw_wb(options: CWWhiteBoxOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
-    classes = context.facts.n_classes
+    rate = min(MOST, PAPER_RATE * max(1.0, 1000 / options.steps))
+
+    def against(detector: KDensity) -> Attack:
+        made = cw_white_box(detector, context.facts.n_classes, context.clip, **dict(options))
+        begin = None if made.begin is None else replace(made.begin, rate=rate)
+        return replace(made, rate=rate, begin=begin)
+
     attacks = [
-        (f"cw_wb{options.confidence:g}", cw_white_box(detector, classes, context.clip, **dict(options)))
+        (f"cw_wb{options.confidence:g}", against(detector))
         for detector in context.detectors
         if isinstance(detector, KDensity)
     ]

@@ -452,6 +452,9 @@ def test_evaluations_run_the_white_box_attack_and_the_sweep_on_each_detector_and
     assert list(sweeps) == ["evading10_confidence_odds", "evading10_non_me", "evading10_k_density", "evading10_all"]
     ((name, white_box),) = entries["cw_wb"].build(entries["cw_wb"].options(steps=20, search_steps=2), context)
     assert (name, white_box.confidence, white_box.steps) == ("cw_wb5", 5.0, 20)
+    assert white_box.rate == white_box.begin.rate == 0.05
+    ((_, slow),) = entries["cw_wb"].build(entries["cw_wb"].options(), context)
+    assert (slow.rate, slow.steps, slow.begin.steps) == (0.01, 1000, 500)
     assert white_box.penalty == detectors[2].penalty
     keys = Keys(0, 0, torch.arange(len(x)))
     with net.offering_features():
