@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from art_ext.evaluation.report.canvas import BASELINE, MODEL
+from art_ext.evaluation.report.canvas import BASELINE, GOOD, MODEL, OTHER
 from art_ext.evaluation.suite import Accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (BASELINE, MODEL)
+BESIDE = (GOOD, OTHER)
 
 
 def comparison(models: Mapping[str, Sequence[Accuracy]], gallery: Gallery | None = None, title: str = "") -> Figure:
@@ -37,7 +37,7 @@ def comparison(models: Mapping[str, Sequence[Accuracy]], gallery: Gallery | None
 def _bars(axes: Axes, models: Mapping[str, Sequence[Accuracy]], title: str) -> None:
     names = list(dict.fromkeys(row.name for rows in models.values() for row in rows))
     width = 0.8 / len(models)
-    for place, ((model, rows), colour) in enumerate(zip(models.items(), COLOURS, strict=False)):
+    for place, ((model, rows), colour) in enumerate(zip(models.items(), _colours(len(models)), strict=True)):
         found = {row.name: row for row in rows}
         at = [i + (place - (len(models) - 1) / 2) * width for i, name in enumerate(names) if name in found]
         shown = [found[name] for name in names if name in found]
@@ -48,11 +48,18 @@ def _bars(axes: Axes, models: Mapping[str, Sequence[Accuracy]], title: str) -> N
         for bar, row in zip(bars, shown, strict=True):
             axes.text(bar.get_x() + bar.get_width() / 2, 0.02, f"{row.value:.0%}", ha="center", color="white", size=8)
     axes.set_xticks(range(len(names)), names)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.15)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_ylabel("accuracy")
     axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    axes.legend(frameon=False, fontsize=9, loc="upper center", ncols=4)
+
+
+def _colours(models: int) -> list[str]:
+    """The first model is the undefended one, the last the one that it is about; where there is one, it is that."""
+    between = [BESIDE[place % len(BESIDE)] for place in range(models - 2)]
+    return [BASELINE, *between, MODEL][-models:]
 
 
 class Gallery:

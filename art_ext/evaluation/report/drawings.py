@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -73,7 +74,7 @@ def security_curve(
     axes.plot(at, [point.accuracy for point in curve], "-o", ms=3, color=MODEL, label="this model")
     axes.axvline(eps, color=INK, lw=0.9, ls="--")
     axes.annotate("threat", (eps, 1.0), (3, -2), textcoords="offset points", va="top", fontsize=8.5)
-    for (name, (where, one)), mark in zip(others.items(), _MARKS[1:], strict=False):
+    for (name, (where, one)), mark in zip(others.items(), itertools.cycle(_MARKS[1:])):
         error = [[one.accuracy - one.low], [one.high - one.accuracy]]
         axes.errorbar([where], [one.accuracy], yerr=error, fmt=mark, ms=5, capsize=3, color=BASELINE, label=name)
     _accuracy(axes)
@@ -114,7 +115,7 @@ def roc(curves: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """(false positive rates, true positive rates) by name."""
     made = figure(3.6, 3.3)
     axes: Axes = made.add_subplot()
-    for (name, (false, true)), colour in zip(curves.items(), (MODEL, BASELINE, GOOD, OTHER), strict=False):
+    for (name, (false, true)), colour in zip(curves.items(), itertools.cycle((MODEL, BASELINE, GOOD, OTHER))):
         axes.plot(false.numpy(), true.numpy(), color=colour, label=name)
     axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=":")
     axes.set_xlabel("adversarial images kept")
