@@ -93,7 +93,7 @@ def plain_attack(net, x, y, index, epoch, *, eps, k, kind):
         else:
             loss = F.cross_entropy(net(adv), y)
         (grad,) = torch.autograd.grad(loss, adv)
-        adv = adv.detach() + 2.5 * eps / k * grad.sign()
+        adv = adv.detach() + (10 * 0.007 / 0.031 if kind == "kl" else 2.5) * eps / k * grad.sign()
         adv = torch.clamp(torch.min(torch.max(adv, x - eps), x + eps), 0, 1)
     net.train()
     return adv.detach()
