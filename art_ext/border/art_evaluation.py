@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from art_ext.border.art_estimators import Opened, opened
@@ -20,6 +21,7 @@ from art_ext.errors import ConfigError, ModelError
 from art_ext.evaluation.evaluation import Evaluation as CoreEvaluation
 from art_ext.evaluation.evaluation import Options
 from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
+from art_ext.evaluation.rejecting import TPRS
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.settling import Question
 from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
@@ -46,7 +48,8 @@ class Evaluation:
         ingredients: what trained it, so that attackers know it; None where nothing is known.
         attacks: the attacks that plugins offer, by name; `art_ext.evaluate` finds the installed ones.
         baseline: the same network without defence.
-        calibration: held-out (x, y) that set the thresholds of detectors.
+        calibration: held-out (x, y) that set the thresholds of rejection, by the defence's detectors or by confidence.
+        tprs: shares of the correct ones among them that it must keep, one threshold each.
         training: (x, y) that it was trained on, for detectors' banks and to find images it has seen.
         until: a question to stop at, such as "robust>=0.40".
         folder: of evaluation.json, examples.parquet, report.html and what an interrupted evaluation goes on from.
@@ -73,15 +76,17 @@ class Evaluation:
         until: str | None = None,
         minutes: float | None = None,
         batch_size: int = 256,
+        tprs: Sequence[float] = TPRS,
         seed: int = 0,
         folder: str | Path | None = None,
         progress: Callable[[Tick], None] | None = None,
     ) -> None:
+        used = _ingredients(ingredients)
         known = opened(classifier, x)
         facts = known.facts
         threat = Threat(_norm(norm), _number(eps, "eps"), facts.clip)
         data = _rows(x, y, known, "")
-        plan = Plan.of(ingredients or (), facts)
+        plan = Plan.of(used, facts)
         sample = first_images(data, known.device)
         net, notes = net_for(known.module, plan, sample, mean=known.mean, std=known.std)
         source = type(classifier).__name__
@@ -95,25 +100,26 @@ class Evaluation:
         self._modules = [part for part in (net, bare) if part is not None]
         self.core = CoreEvaluation(
             Subject(
-                net, plan, info, ingredients is not None, adaptive_of(ingredients or ()), gradients=known.gradients
+                net, plan, info, ingredients is not None, adaptive_of(used), gradients=known.gradients
             ),
             data,
             threat,
             Options(
                 suite_named(suite),
-                seed=seed,
+                seed=_whole(seed, "seed", 0),
                 device=known.device,
                 folder=None if folder is None else Path(folder),
-                batch_size=batch_size,
-                minutes=minutes,
-                until=None if until is None else Question.parse(until),
+                batch_size=_whole(batch_size, "batch_size", 1),
+                tprs=tuple(_number(tpr, "tprs") for tpr in (tprs if isinstance(tprs, Iterable) else (tprs,))),
+                minutes=None if minutes is None else _number(minutes, "minutes"),
+                until=None if until is None else Question.parse(str(until)),
                 progress=progress,
             ),
             info=DataInfo("x", "given", "", len(data.y), tuple(class_names)),
             attacks=attacks,
             baseline=bare,
-            calibration=None if calibration is None else _rows(*calibration, known, "calibration "),
-            seen={} if training is None else {"training": _rows(*training, known, "training ")},
+            calibration=None if calibration is None else _pair(calibration, known, "calibration"),
+            seen={} if training is None else {"training": _pair(training, known, "training")},
             notes=[*known.notes, *notes],
         )
 
@@ -144,6 +150,31 @@ def _baseline(baseline: Any, x: Any, known: Opened, sample: Tensor) -> Net:
         raise ModelError("the baseline gives answers alone, and examples are made on it; give one with gradients")
     plan = Plan.of((), known.facts)
     return net_for(other.module, plan, sample.to(other.device), mean=other.mean, std=other.std)[0]
+
+
+def _ingredients(given: Any) -> Sequence[Ingredient]:
+    """The ingredients, for None none.
+
+    Raises:
+        ConfigError: for what is no list of them.
+    """
+    used = () if given is None else (given,) if isinstance(given, Ingredient) else given
+    if isinstance(used, list | tuple) and all(isinstance(one, Ingredient) for one in used):
+        return used
+    raise ConfigError(f"ingredients are values in a list, such as [PGDAT(eps=0.15)], got {given!r}")
+
+
+def _pair(given: Any, known: Opened, name: str) -> Rows:
+    """The rows of (x, y)."""
+    if isinstance(given, list | tuple) and len(given) == 2:
+        return _rows(given[0], given[1], known, f"{name} ")
+    raise ConfigError(f"{name} is a pair of images and labels, (x, y), got a {type(given).__name__}")
+
+
+def _whole(given: Any, name: str, least: int) -> int:
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < least:
+        raise ConfigError(f"{name} is a whole number from {least}, got {given!r}")
+    return int(given)
 
 
 def _norm(given: str | float) -> str:

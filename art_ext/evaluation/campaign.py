@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from art_ext.data.checks import check_images
+from art_ext.entries import Family
 from art_ext.errors import ModelError
 from art_ext.evaluation import lineup as names
 from art_ext.evaluation.examples import Examples
@@ -22,7 +23,9 @@ from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Clock, Tick, Trial, Trials
 from art_ext.parts.detectors import Detector
 
-RANK = {"gradient": 0, "informed": 1, "reference": 2, "black-box": 3, "transfer": 4, "corruption": 5}
+EARLY = 0.1
+"""Share of an attack's work on an image that fell before, and so falls soon."""
+RANK: dict[Family, int] = {"gradient": 0, "informed": 1, "black-box": 2, "transfer": 3, "corruption": 4}
 """Families in the order in which they run: attacks with gradients before those they are compared with."""
 
 
@@ -90,14 +93,22 @@ class Campaign:
         asked = torch.zeros_like(self.right)
         asked[part] = True
         self.active |= asked
-        count = int((self.right & asked).sum())
-        self.clock.work_left = sum(attack.cost * count for attack in self.planned)
         for number, attack in enumerate(self.planned):
             todo = self._owed(attack) & asked
-            trial = self.trials.run(attack, todo.nonzero().squeeze(1), number + 1, len(self.planned))
+            ahead = [self.expected(attack, asked) for attack in self.planned[number:]]
+            self.clock.work_left = sum(ahead)
+            trial = self.trials.run(attack, todo.nonzero().squeeze(1), number + 1, len(self.planned), ahead[0])
             self.standing &= ~(trial.fell(self.y) & asked)
             if self.clock.over or enough():
                 return
+
+    def expected(self, attack: Planned, asked: Tensor) -> float:
+        """The work that an attack still has to do on the images `asked` (N,) bool, from what stands now."""
+        owed = self._owed(attack) & asked
+        if attack.name in self.found:
+            owed = owed & ~self.found[attack.name].done
+        standing = int((owed & self.standing).sum())
+        return attack.work * (standing + EARLY * (int(owed.sum()) - standing))
 
     def fell(self, *wanted: str) -> Tensor:
         """(N,) bool: right when clean, changed inside the ball by one of these attacks, as far as they ran."""

@@ -126,12 +126,15 @@ class Checking:
             folder=campaign.trials.folder,
             writer=campaign.trials.writer,
             batch_size=campaign.trials.batch_size,
+            clock=campaign.clock,
         )
         standing = index
         for objective in (cw, rescaled_ce):
             attack = Planned(f"unbounded_{objective.name}", for_evaluation(pgd, objective=objective), "gradient")
             trial = trials.run(attack, standing)
             standing = standing[~trial.changed(campaign.y)[standing]]
+            if campaign.clock.over:
+                return trust.not_run("unbounded", title, "the budget ended before it was done")
         return trust.unbounded_survivors(len(standing), len(index), reach)
 
     def _gradients(self, many: Tensor, rows: Tensor) -> list[Suspicion]:

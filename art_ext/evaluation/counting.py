@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from art_ext.types import Forward, Outputs
 
@@ -48,3 +48,14 @@ class Counted:
 
     def _count(self, grad: Tensor) -> None:
         self.spent.backwards += len(grad)
+
+
+class Spending(nn.Module):
+    """A surrogate whose passes count with those of the attack that crafts on it."""
+
+    def __init__(self, net: nn.Module, spent: Spent) -> None:
+        super().__init__()
+        self.net, self._spent = net, spent
+
+    def forward(self, x: Tensor) -> Outputs:
+        return Counted(self.net, self._spent)(x)

@@ -23,6 +23,11 @@ POINTS = 20
 """Steps of the curve, from 0 to twice the threat's eps."""
 
 
+def budget_of(rounds: int, steps: int) -> str:
+    """The search in words."""
+    return f"the smallest of all attacks, and {rounds} rounds of bisection, each PGD({steps} steps, on margin)"
+
+
 @dataclass(frozen=True)
 class WarmStart:
     """The last successful perturbation of each image, brought to the present radius; a random point without one.
@@ -66,19 +71,26 @@ def smallest_eps(
         right: (N,) bool, when clean.
         known: (N,) the smallest perturbation known to succeed; infinite where none is.
         standing: (N,) bool: nothing inside the threat's ball succeeded, so its eps is the lower end.
-        over: asked before each batch whether to stop; what is open then stays at `known`.
+        over: asked before each round of a batch whether to stop; what is open then stays at `known`.
     """
     found = torch.where(right, known, torch.zeros_like(known))
     for index in torch.split(right.nonzero().squeeze(1), batch_size):
         if len(index) == 0 or over():
             break
         low = torch.where(standing[index], threat.eps, 0.0)
-        found[index] = _bisect(evaluator, threat, index, low, found[index], rounds, steps)
+        found[index] = _bisect(evaluator, threat, index, low, found[index], rounds, steps, over)
     return found
 
 
 def _bisect(
-    evaluator: Evaluator, threat: Threat, index: Tensor, low: Tensor, high: Tensor, rounds: int, steps: int
+    evaluator: Evaluator,
+    threat: Threat,
+    index: Tensor,
+    low: Tensor,
+    high: Tensor,
+    rounds: int,
+    steps: int,
+    over: Callable[[], bool],
 ) -> Tensor:
     x, y = evaluator.batch(index)
     n, reach = len(evaluator.y), REACH * threat.eps
@@ -90,7 +102,7 @@ def _bisect(
     for _ in range(rounds):
         middle = torch.where(high.isinf(), reach, (low + high) / 2)
         open_ = (~hopeless & (high - low > 1e-3 * threat.eps)).nonzero().squeeze(1)
-        if len(open_) == 0:
+        if len(open_) == 0 or over():
             break
         radii = torch.full((n,), threat.eps)
         radii[index] = middle.float()
@@ -116,11 +128,15 @@ def _bisect(
     return high
 
 
-def curve_of(smallest: Tensor, eps: float) -> tuple[CurvePoint, ...]:
-    """Accuracy at 0 to twice `eps`: the share of images whose smallest successful perturbation is larger."""
+def curve_of(smallest: Tensor, eps: float, seed: int, budget: str) -> tuple[CurvePoint, ...]:
+    """Accuracy at 0 to twice `eps`: the share of images whose smallest successful perturbation is larger.
+
+    Args:
+        seed, budget: of the search for it, as each point says.
+    """
     points = []
     for step in range(POINTS + 1):
         radius = 2 * eps * step / POINTS
         estimate = Estimate.of(int((smallest > radius * (1 + 1e-6)).sum()), len(smallest))
-        points.append(CurvePoint(radius, estimate.accuracy, estimate.low, estimate.high))
+        points.append(CurvePoint(radius, estimate.accuracy, estimate.low, estimate.high, estimate.n, seed, budget))
     return tuple(points)

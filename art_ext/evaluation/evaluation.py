@@ -19,12 +19,14 @@ from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError, DataError
 from art_ext.evaluation.campaign import Campaign
 from art_ext.evaluation.checking import Checking
-from art_ext.evaluation.curve import curve_of, smallest_eps
+from art_ext.evaluation.counting import Spending, Spent
+from art_ext.evaluation.curve import budget_of, curve_of, smallest_eps
 from art_ext.evaluation.digests import data_digest, image_digests, overlap
 from art_ext.evaluation.identity import installed, network_digest
 from art_ext.evaluation.lineup import Lineup, Planned, build_lineup, effort
 from art_ext.evaluation.measure import repeats
 from art_ext.evaluation.record import (
+    AttackResult,
     Baseline,
     CurvePoint,
     DataInfo,
@@ -32,7 +34,7 @@ from art_ext.evaluation.record import (
     Peer,
     RejectionResult,
 )
-from art_ext.evaluation.rejecting import judge_detector, prepare_detector
+from art_ext.evaluation.rejecting import TPRS, judge_detector, prepare_detector
 from art_ext.evaluation.settling import Question, groups
 from art_ext.evaluation.subject import Rows, Subject
 from art_ext.evaluation.suite import TPR, Evaluator
@@ -41,10 +43,12 @@ from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Clock, Tick
 from art_ext.evaluation.trust import judge
 from art_ext.evaluation.verdict import conclude
-from art_ext.parts.detectors import Detector
+from art_ext.parts.detectors import Confidence, Detector
 
 COMPARED = 1 << 30
 """Pixels of training images, at most, that the evaluated images are looked for among."""
+FALLS_EARLY = 0.3
+"""Share of the work of its attacks that an undefended network takes, for estimates of time."""
 FITTED_ON = 10_000
 """Training images, at most, that detectors with a bank are fitted on."""
 
@@ -55,6 +59,14 @@ def _some(rows: Rows) -> Rows:
     return Rows(Picked(rows.x, index), rows.y[index])
 
 
+def total(results: Sequence[AttackResult]) -> dict[str, int]:
+    """The passes of several attacks."""
+    return {
+        "forwards": sum(result.forwards for result in results),
+        "backwards": sum(result.backwards for result in results),
+    }
+
+
 @dataclass(frozen=True)
 class Options:
     """How an evaluation runs.
@@ -62,6 +74,7 @@ class Options:
     Attributes:
         extra: attacks besides the suite's.
         folder: of evaluation.json, examples.parquet and the partial results; None keeps all in memory.
+        tprs: shares of correct held-out images that rejection must keep, one threshold each.
         minutes: the budget; what it does not suffice for is left out, and the record says so.
         until: a question that it stops at as soon as it is settled.
         shard: (rank, world): this process attacks indices[rank::world] and writes partial results alone.
@@ -76,6 +89,7 @@ class Options:
     device: torch.device | None = None
     folder: Path | None = None
     batch_size: int = 256
+    tprs: Sequence[float] = TPRS
     minutes: float | None = None
     until: Question | None = None
     shard: tuple[int, int] | None = None
@@ -86,6 +100,8 @@ class Options:
             raise ConfigError(f"batch_size is a whole number from 1, got {self.batch_size}")
         if self.minutes is not None and self.minutes <= 0:
             raise ConfigError(f"the budget in minutes must be above 0, got {self.minutes:g}")
+        if not self.tprs or not all(0 < tpr <= 1 for tpr in self.tprs):
+            raise ConfigError(f"a TPR lies above 0 and up to 1, such as 0.99; got {', '.join(map(str, self.tprs))}")
         if self.shard is None:
             return
         rank, world = self.shard
@@ -140,14 +156,16 @@ class Evaluation:
         self.digests = image_digests(data.x)
         self.digest = data_digest(self.digests, self.data.y)
         self.info = replace(info, digest=self.digest) if info else DataInfo("images", "given", self.digest, n)
+        self.spent = Spent()
         self.evaluator = self._evaluator(subject.net, self.data)
         self.repeats = repeats(self.evaluator, n)
         self.detectors, unjudged = self._detectors()
+        self.confidence = self._confidence()
         self.lineup = self._lineup(attacks or {}, baseline)
         if unjudged:
             self.lineup.missing[subject.plan.owner("detectors")] = unjudged
         last = effort(threat, *options.suite.effort) if subject.gradients else ()
-        self.campaign = self._campaign(self.evaluator, self.lineup, last, self.detectors)
+        self.campaign = self._campaign(self.evaluator, self.lineup, last, self._judged())
         self.baseline = baseline
         self.beside = tuple(Peer.of(name, one) for name, one in (beside or {}).items() if self._like(one))
         self.answer: bool | None = None
@@ -187,9 +205,19 @@ class Evaluation:
             return self._run()
 
     def _run(self) -> EvaluationRecord:
+        campaign, spent = self.campaign, self.spent
+        self.clock.work_after = self._work_of_curve() + self._work_of_baseline()
         self.attack()
-        campaign = self.campaign
+        passes: dict[str, dict[str, int]] = {}
+
+        def counted(part: str, before: Spent) -> None:
+            forwards, backwards = spent.forwards - before.forwards, spent.backwards - before.backwards
+            passes[part] = {"forwards": forwards, "backwards": backwards}
+
+        before = replace(spent)
         rejection = self._rejection()
+        counted("rejection", before)
+        before = replace(spent)
         asked = Checking(
             campaign,
             self.options.suite,
@@ -201,7 +229,11 @@ class Evaluation:
             self.subject.gradients,
         )
         checks = judge(asked.suspicions())
+        counted("checks", before)
+        before = replace(spent)
         smallest, curve = self._curve()
+        counted("curve", before)
+        self.clock.work_after = 0.0
         baseline = self._baseline()
         unfinished = [] if self.answer is not None else campaign.unfinished
         if self.clock.over:
@@ -232,6 +264,7 @@ class Evaluation:
             checks=checks,
             rejection=tuple(rejection),
             curve=curve,
+            passes={"attacks": total(results), **passes, "undefended": total(baseline.attacks if baseline else ())},
             baseline=baseline,
             beside=self.beside,
             versions={"torch": torch.__version__, "python": platform.python_version()},
@@ -254,11 +287,12 @@ class Evaluation:
         return own == (other.data.digest, other.threat, other.suite, other.seed) and other.complete
 
     def _evaluator(self, net: Net, rows: Rows) -> Evaluator:
-        return Evaluator(net, rows.x, rows.y, seed=self.options.seed, device=self.options.device)
+        spent = self.spent if net is self.subject.net else None
+        return Evaluator(net, rows.x, rows.y, seed=self.options.seed, device=self.options.device, spent=spent)
 
     def _lineup(self, entries: Mapping[str, AttackEntry], baseline: Net | None) -> Lineup:
         threat, subject = self.threat, self.subject
-        surrogates = {} if baseline is None else {"undefended": baseline}
+        surrogates = {} if baseline is None else {"undefended": Spending(baseline, self.spent)}
         return build_lineup(
             subject.plan,
             threat,
@@ -269,10 +303,16 @@ class Evaluation:
             adaptive=subject.adaptive,
             random=bool(self.repeats.varied.any()),
             gradients=subject.gradients,
+            confidence=self.confidence,
         )
 
     def _campaign(
-        self, evaluator: Evaluator, lineup: Lineup, last: Sequence[Planned], detectors: Sequence[Detector] = ()
+        self,
+        evaluator: Evaluator,
+        lineup: Lineup,
+        last: Sequence[Planned],
+        detectors: Sequence[Detector] = (),
+        progress: Callable[[Tick], None] | None = None,
     ) -> Campaign:
         options, threat = self.options, self.threat
         identity = {
@@ -294,7 +334,7 @@ class Evaluation:
             writer="0" if options.shard is None else str(options.shard[0]),
             batch_size=options.batch_size,
             clock=self.clock,
-            progress=options.progress,
+            progress=progress or options.progress,
         )
 
     def _seen(self) -> dict[str, int]:
@@ -324,7 +364,16 @@ class Evaluation:
             batch_size=self.options.batch_size,
             over=lambda: self.clock.over,
         )
-        return smallest, curve_of(smallest[campaign.active], self.threat.eps)
+        budget = budget_of(rounds, steps)
+        return smallest, curve_of(smallest[campaign.active], self.threat.eps, self.options.seed, budget)
+
+    def _work_of_curve(self) -> float:
+        rounds, steps = self.options.suite.curve
+        return 3.0 * rounds * steps * int(self.campaign.right.sum()) if self.subject.gradients else 0.0
+
+    def _work_of_baseline(self) -> float:
+        """An undefended network falls early under most attacks."""
+        return sum(attack.work for attack in self._for_baseline()) * len(self.data.y) * FALLS_EARLY
 
     def _detectors(self) -> tuple[list[Detector], str]:
         """The plan's detectors, fitted and with thresholds, as copies; and why some are not among them."""
@@ -354,31 +403,59 @@ class Evaluation:
                 why = wanting
         return ready, why
 
+    def _confidence(self) -> Detector | None:
+        """The confidence as a detector of any network, where held-out images set its threshold and none is its own."""
+        if self.calibration is None or not self.subject.gradients or self.subject.plan.compose().detectors:
+            return None
+        held_out, detector = self._evaluator(self.subject.net, self.calibration), Confidence()
+        if not bool(held_out.clean().right.any()):
+            return None
+        detector.calibrate(held_out.outputs(), held_out.y, TPR)
+        return detector
+
+    def _judged(self) -> list[Detector]:
+        return [*self.detectors, *([] if self.confidence is None else [self.confidence])]
+
     def _rejection(self) -> list[RejectionResult]:
-        """Each of the plan's detectors, on thresholds from held-out rows."""
-        if not self.detectors or self.calibration is None or self.clock.over:
+        """Each of the plan's detectors, or the confidence where it has none, on thresholds from held-out rows."""
+        if not self._judged() or self.calibration is None or self.clock.over:
             return []
         calibration = self._evaluator(self.subject.net, self.calibration)
         test, rows = self._evaluator(self.subject.net, self.data), self.campaign.active.nonzero().squeeze(1)
         steps, trials = min(self.options.suite.caps["steps"], 100), list(self.campaign.found.values())
         found: list[RejectionResult] = []
-        for detector in self.detectors:
-            found += judge_detector(
-                detector, trials, self.threat, calibration, test, rows, steps=steps, listed=self.lineup.listed
+        for detector in self._judged():
+            results = judge_detector(
+                detector,
+                trials,
+                self.threat,
+                calibration,
+                test,
+                rows,
+                steps=steps,
+                tprs=self.options.tprs,
+                listed=self.lineup.listed,
             )
+            found += [replace(result, own=detector is not self.confidence) for result in results]
         return found
+
+    def _for_baseline(self) -> list[Planned]:
+        if self.baseline is None:
+            return []
+        return [
+            attack
+            for attack in self.lineup.planned
+            if attack.family not in ("informed", "transfer") and attack.bounded(self.threat)
+        ]
 
     def _baseline(self) -> Baseline | None:
         """The undefended network under the same attacks, each on all images where it is run on all of the other's."""
         if self.baseline is None or self.clock.over:
             return None
-        planned = [
-            attack
-            for attack in self.lineup.planned
-            if attack.family not in ("informed", "transfer") and attack.bounded(self.threat)
-        ]
+        show = self.options.progress
+        named = None if show is None else lambda tick: show(replace(tick, name=f"undefended, {tick.name}"))
         evaluator = self._evaluator(self.baseline, self.data)
-        campaign = self._campaign(evaluator, Lineup(planned), ())
+        campaign = self._campaign(evaluator, Lineup(self._for_baseline()), (), progress=named)
         campaign.attack(self.campaign.active.nonzero().squeeze(1))
         return Baseline(
             campaign.estimate(campaign.right), campaign.results(), campaign.estimate(campaign.standing)

@@ -9,16 +9,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from art_ext.entries import AttackEntry, EvaluationContext
+from art_ext.entries import AttackEntry, EvaluationContext, Family
 from art_ext.errors import ArtExtError, ConfigError
 from art_ext.evaluation.evading import evasions, raised_by
 from art_ext.evaluation.identity import fingerprint
 from art_ext.evaluation.probes import Averaged, RandomSearch, rescaled_ce
-from art_ext.evaluation.record import Family
 from art_ext.evaluation.suites import Suite, Wanted
 from art_ext.evaluation.threat import Threat
 from art_ext.ingredient import explain
 from art_ext.parts.attacks import PGD, Attack, ZeroStart, for_evaluation
+from art_ext.parts.detectors import Detector
 from art_ext.parts.norms import Norm, norm_named
 from art_ext.parts.objectives import Objective, ce, cw
 from art_ext.plan import Plan
@@ -31,7 +31,7 @@ STEPS = 20
 Options = Mapping[str, Any]
 Named = str | tuple[str, Options]
 """An attack's entry by name, or with options of its own."""
-WHITE_BOX: tuple[Family, ...] = ("gradient", "informed", "reference")
+WHITE_BOX: tuple[Family, ...] = ("gradient", "informed")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,14 @@ class Planned:
 
     @property
     def cost(self) -> float:
-        """Passes for each image, roughly, for estimates of time."""
+        """Passes for each image, roughly and at most."""
         cost = getattr(self.attack, "cost", None)
         return float(cost) if isinstance(cost, int | float) else 500.0
+
+    @property
+    def work(self) -> float:
+        """The same with a backward pass beside each forward one, which counts as two, where it needs gradients."""
+        return self.cost * (1 if self.family in ANSWERS else 3)
 
 
 @dataclass
@@ -154,6 +159,7 @@ def build_lineup(
     adaptive: Mapping[str, Sequence[Named]] | None = None,
     random: bool = False,
     gradients: bool = True,
+    confidence: Detector | None = None,
 ) -> Lineup:
     """The attacks of a suite on what a plan trained.
 
@@ -163,6 +169,7 @@ def build_lineup(
         adaptive: an ingredient to the entries that know it, besides those that say so.
         random: the network's answers vary.
         gradients: False keeps those that need answers alone.
+        confidence: of a network that rejects nothing itself, attacked as if it did.
     """
     lineup = Lineup()
     if not gradients:
@@ -172,6 +179,10 @@ def build_lineup(
     for planned in extra:
         lineup.listed.append(lineup.add(_before_detectors(planned) if context.detectors else planned))
     _inform(lineup, plan, threat, suite, entries, context, adaptive or {})
+    if confidence is not None:
+        base = PGD(threat.ball(), min(suite.caps["steps"], 100), clip=threat.clip)
+        for name, attack in evasions(confidence, None, base, suite.confidence, plan.facts.n_classes):
+            lineup.add(Planned(name, attack, "informed", everywhere=True, wrong_too=True))
     for wanted in suite.wanted:
         _want(lineup, wanted, entries, context)
     if suite.other_norms:

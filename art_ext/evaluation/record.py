@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from art_ext.entries import Family
 from art_ext.errors import DataError
 from art_ext.evaluation.statistics import binomial_interval
 from art_ext.evaluation.threat import Threat
@@ -19,7 +20,6 @@ from art_ext.files import write_atomically
 
 SCHEMA = 1
 FILE, EXAMPLES = "evaluation.json", "examples.parquet"
-Family = Literal["gradient", "black-box", "transfer", "informed", "reference", "corruption"]
 Status = Literal["pass", "fail", "warn", "not_run"]
 
 
@@ -150,6 +150,8 @@ class RejectionResult(_Part):
         denied: of aim "deny", the share of correct, kept clean images that the adversary gets rejected or wrong.
         strongest: of aim "evade", the attack that the worst case of most images comes from.
         forwards, backwards: those of the evaluation's attacks, of aim "evade", whose passes count there.
+        own: whether the defence itself rejects by it; else it is the confidence of a network that rejects nothing.
+        seed: of the attacks' noise.
     """
 
     detector: str
@@ -171,14 +173,21 @@ class RejectionResult(_Part):
     backwards: int = 0
     denied: float | None = None
     strongest: str | None = None
+    own: bool = True
+    seed: int = 0
 
 
 @dataclass(frozen=True)
 class CurvePoint(_Part):
+    """Accuracy at a radius, from the smallest successful perturbation of each of n images."""
+
     eps: float
     accuracy: float
     low: float
     high: float
+    n: int = 0
+    seed: int = 0
+    budget: str = ""
 
 
 @dataclass(frozen=True)
@@ -269,6 +278,8 @@ class EvaluationRecord(_Part):
     checks: tuple[Check, ...] = ()
     rejection: tuple[RejectionResult, ...] = ()
     curve: tuple[CurvePoint, ...] = ()
+    passes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """"forwards" and "backwards" of single images for each part of the evaluation; the report's are not counted."""
     baseline: Baseline | None = None
     beside: tuple[Peer, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -303,6 +314,7 @@ class EvaluationRecord(_Part):
                 checks=tuple(Check.from_record(item) for item in data["checks"]),
                 rejection=tuple(RejectionResult.from_record(item) for item in data["rejection"]),
                 curve=tuple(CurvePoint.from_record(item) for item in data["curve"]),
+                passes=data.get("passes", {}),
                 baseline=None if data["baseline"] is None else Baseline.from_record(data["baseline"]),
                 beside=tuple(Peer.from_record(item) for item in data.get("beside", ())),
                 versions=data.get("versions", {}),

@@ -172,4 +172,4 @@ def _result(
 ) -> RejectionResult:
     data = {"detector": shown.detector.name, "attack": attack, "aim": aim, "asked_tpr": tpr, **found.as_record()}
     passes = {"forwards": spent.forwards - before.forwards, "backwards": spent.backwards - before.backwards}
-    return RejectionResult.from_record(data | passes)
+    return RejectionResult.from_record(data | passes | {"seed": shown.test.seed})

@@ -38,6 +38,7 @@ class Suite:
         curve: rounds of bisection, and steps in each.
         answers: what is wanted of a classifier that gives answers and no gradients.
         evasion: wrong classes, steps and restarts of the attack on a detector.
+        confidence: the same of the attack on the confidence of a network that rejects nothing itself.
         dearest: passes an image that an informed attack may take, at most; dearer ones are left out with a note.
     """
 
@@ -49,6 +50,7 @@ class Suite:
     effort: tuple[int, int]
     curve: tuple[int, int]
     evasion: tuple[int, int, int] = (9, 20, 1)
+    confidence: tuple[int, int, int] = (3, 10, 1)
     dearest: float = float("inf")
     other_norms: bool = False
     answers: tuple[Wanted, ...] = ()
@@ -94,6 +96,7 @@ STANDARD = Suite(
         Wanted("spsa", {"steps": 50, "samples": 64}),
     ),
     evasion=(9, 100, 2),
+    confidence=(3, 40, 1),
     dearest=20_000,
 )
 FULL = Suite(
@@ -124,6 +127,7 @@ FULL = Suite(
         Wanted("corruptions", {}, everywhere=True, optional=True),
     ),
     evasion=(99, 200, 5),
+    confidence=(9, 100, 1),
     other_norms=True,
 )
 SUITES: dict[str, Suite] = {suite.name: suite for suite in (QUICK, STANDARD, FULL)}

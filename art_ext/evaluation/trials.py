@@ -21,6 +21,8 @@ from art_ext.parts.detectors import Detector
 from art_ext.parts.noise import mix_int
 from art_ext.parts.norms import per_example
 
+SLICE, FEWEST = 0.2, 8
+"""Share of what is left of a budget that one batch may take, and the smallest batch."""
 SLACK = 1e-4
 """By how much, relatively, a perturbation may be larger than eps: float32 rounding of x + delta."""
 
@@ -98,9 +100,12 @@ class Tick:
 class Clock:
     """Time spent, time left, and the end of the budget.
 
+    Work is counted in passes of single images, a backward one as two.
+
     Attributes:
         seconds: of the budget; None for no end.
-        work: weight of what is still to do, for the estimate.
+        spent: seconds of the work done.
+        work_left: of the campaign that runs. work_after: of what comes after it.
     """
 
     seconds: float | None = None
@@ -108,6 +113,7 @@ class Clock:
     spent: float = 0.0
     work_done: float = 0.0
     work_left: float = 0.0
+    work_after: float = 0.0
 
     @property
     def elapsed(self) -> float:
@@ -117,15 +123,31 @@ class Clock:
     def over(self) -> bool:
         return self.seconds is not None and self.elapsed > self.seconds
 
-    def worked(self, weight: float, seconds: float) -> None:
-        self.work_done += weight
+    @property
+    def remaining(self) -> float:
+        """Seconds of the budget; infinite without one."""
+        return float("inf") if self.seconds is None else max(0.0, self.seconds - self.elapsed)
+
+    def worked(self, work: float, seconds: float) -> None:
+        self.work_done += work
         self.spent += seconds
-        self.work_left = max(0.0, self.work_left - weight)
+
+    @property
+    def pace(self) -> float | None:
+        """Seconds for each unit of work, from the work so far."""
+        return self.spent / self.work_done if self.work_done > 0 else None
 
     @property
     def left(self) -> float | None:
-        """Seconds that the rest takes, from the work so far."""
-        return self.spent / self.work_done * self.work_left if self.work_done > 0 else None
+        """Seconds that the rest takes; None until a thirtieth of it says at which pace."""
+        rest = self.work_left + self.work_after
+        return None if self.pace is None or self.work_done < rest / 30 else self.pace * rest
+
+    def rows(self, most: int, work: float) -> int:
+        """How many images to attack before the clock is looked at again, of `work` each; `most` without a budget."""
+        if self.seconds is None or self.pace is None:
+            return most
+        return max(FEWEST, min(most, int(SLICE * self.remaining / (self.pace * max(work, 1.0)))))
 
 
 class Trials:
@@ -161,10 +183,15 @@ class Trials:
     def n(self) -> int:
         return len(self.evaluator.y)
 
-    def run(self, planned: Planned, index: Tensor, number: int = 1, of: int = 1) -> Trial:
+    def run(
+        self, planned: Planned, index: Tensor, number: int = 1, of: int = 1, expected: float = 0.0
+    ) -> Trial:
         """Attacks the images at `index` (n,) that this attack has not been run on; ends early with the budget.
 
         An attack that raises is left at what it did; the trial says why.
+
+        Args:
+            expected: the work of it, as a part of what the clock has left.
         """
         digest = digest_of_config({**self.identity, "name": planned.name, "attack": planned.identity})
         ledger = Ledger(self.folder, planned.name, digest, self.writer)
@@ -174,11 +201,11 @@ class Trials:
             for batch in ledger:
                 if not bool(trial.done[batch.index].any()):  # twice, where two processes did the same
                     trial.add(batch)
-        todo = index[~trial.done[index]]
-        self.clock.work_left = max(0.0, self.clock.work_left - planned.cost * (len(index) - len(todo)))
-        for at in torch.split(todo, self.batch_size) if len(todo) else ():
-            if self.clock.over or trial.error is not None:
-                break
+        todo, clock = index[~trial.done[index]], self.clock
+        after = clock.work_left - expected
+        while len(todo) and not clock.over and trial.error is None:
+            rows = clock.rows(self.batch_size, planned.work)
+            at, todo = todo[:rows], todo[rows:]
             try:
                 batch = self.attempt(planned, at)
             except Exception as error:  # a plugin's attack may do anything; the others go on
@@ -187,10 +214,11 @@ class Trials:
                 break
             ledger.append(batch)
             trial.add(batch)
-            self.clock.worked(planned.cost * len(at), batch.seconds)
+            clock.worked(batch.forwards + 2 * batch.backwards, batch.seconds)
+            done = int(trial.done[index].sum())
+            clock.work_left = after + expected * (1 - done / len(index))
             if self.progress is not None:
-                done = int(trial.done[index].sum())
-                self.progress(Tick(planned.name, number, of, done, len(index), self.clock.left))
+                self.progress(Tick(planned.name, number, of, done, len(index), clock.left))
         return trial
 
     def attempt(self, planned: Planned, index: Tensor) -> Batch:

@@ -14,7 +14,6 @@ from art_ext.evaluation.record import (
     RejectionResult,
     Verdict,
 )
-from art_ext.evaluation.suite import TPR
 from art_ext.evaluation.threat import Threat
 
 FALLEN = 0.8
@@ -67,7 +66,8 @@ def rejections(found: Sequence[RejectionResult]) -> list[str]:
     """A clause for each detector: what is wrong of what it keeps, against the worst of all attacks."""
     clauses = []
     for one in found:
-        if one.aim != "evade" or one.asked_tpr != TPR or one.robust_error is None or one.unthresholded is None:
+        asked = one.own and one.aim == "evade" and one.asked_tpr == max(other.asked_tpr for other in found)
+        if not asked or one.robust_error is None or one.unthresholded is None:
             continue
         falls = one.unthresholded > 0 and one.robust_error >= FALLEN * one.unthresholded
         clauses.append(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from art_ext.border.art_evaluation import Evaluation
 from art_ext.border.mlflow_auto import choices, evaluation_folder
+from art_ext.errors import ConfigError, unknown
 from art_ext.evaluation.record import EvaluationRecord
 from art_ext.evaluation.verdict import two_lines
 from art_ext.host.evaluation_text import Progress, lines_of
 from art_ext.host.manager import default_manager
 from art_ext.lifecycle.family import track_called
+
+_OWN = ("classifier", "x", "y", "eps", "attacks", "progress")
+"""Parameters of `Evaluation` that are given otherwise."""
 
 
 def evaluate(
@@ -23,11 +28,12 @@ def evaluate(
     `record = art_ext.evaluate(classifier, x_test, y_test, eps=8/255, folder="evaluation")`
 
     Args:
-        classifier: a `PyTorchClassifier`, or another ART classifier of images with class gradients.
-        x, y: images (N, C, H, W) in clip-value units and labels that it was not trained on.
+        classifier: a `PyTorchClassifier`, or any other ART classifier of images or rows of values; one without class
+            gradients is attacked through its answers alone.
+        x, y: images in clip-value units, as it takes them, and labels that it was not trained on.
         verbose: print attacks, checks and the verdict; progress goes to stderr.
         options: of `art_ext.border.art_evaluation.Evaluation`: norm, suite, ingredients, baseline, calibration,
-            training, class_names, until, minutes, batch_size, seed, folder. With a folder, evaluation.json,
+            tprs, training, class_names, until, minutes, batch_size, seed, folder. With a folder, evaluation.json,
             examples.parquet and report.html are in it, and an interrupted evaluation goes on there.
 
     Raises:
@@ -49,6 +55,10 @@ def audit(
 def _run(
     classifier: Any, x: Any, y: Any, eps: float | str, verbose: bool, options: dict[str, Any], *, brief: bool
 ) -> EvaluationRecord:
+    known = [name for name in inspect.signature(Evaluation).parameters if name not in _OWN]
+    for name in options:
+        if name not in known:
+            raise ConfigError(unknown("option of an evaluation", name, known))
     show = Progress() if verbose else None
     attacks = default_manager().catalogue.attacks
     tracked = choices().evaluations

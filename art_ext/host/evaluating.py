@@ -13,11 +13,12 @@ import torch
 from art_ext.data.batches import split_off
 from art_ext.data.entry import Data, Split
 from art_ext.engine.net import Net
-from art_ext.entries import EvaluationContext
+from art_ext.entries import EvaluationContext, Family
 from art_ext.errors import ArtExtError, ConfigError
 from art_ext.evaluation.evaluation import Evaluation, Options
 from art_ext.evaluation.lineup import Planned, family_of
-from art_ext.evaluation.record import DataInfo, EvaluationRecord, Family, ModelInfo
+from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
+from art_ext.evaluation.rejecting import TPRS
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.settling import Question
 from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
@@ -57,6 +58,7 @@ class Request:
         limit: images at most, the first of each class in turn.
         until: a question to stop at.
         shard: "RANK/WORLD".
+        tprs: of rejection; the recipe's when empty.
     """
 
     model: str
@@ -74,6 +76,7 @@ class Request:
     shard: str | None = None
     seed: int = 0
     batch_size: int = 256
+    tprs: Sequence[float] = ()
     tracking_uri: str | None = None
     trust: bool = False
 
@@ -167,6 +170,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         device=device,
         folder=found.folder,
         batch_size=request.batch_size,
+        tprs=request.tprs or (TPRS if found.recipe is None else found.recipe.tprs),
         minutes=request.minutes,
         until=None if request.until is None else Question.parse(request.until),
         shard=_shard(request.shard),

@@ -23,6 +23,7 @@ from pydantic import (
 from art_ext.data.entry import Data, DatasetEntry
 from art_ext.entries import AttackEntry
 from art_ext.errors import ConfigError
+from art_ext.evaluation.rejecting import TPRS
 from art_ext.host import document
 from art_ext.host.document import to_yaml
 from art_ext.host.manager import Catalogue
@@ -40,7 +41,7 @@ from art_ext.host.recipe_problems import (
     settings_of,
 )
 from art_ext.host.sections import DataSection, ModelSection, Threat, Track, Train
-from art_ext.ingredient import Ingredient
+from art_ext.ingredient import Ingredient, Number
 from art_ext.lifecycle.roles import RESERVED
 from art_ext.plan import Plan
 from art_ext.types import Facts
@@ -70,6 +71,10 @@ class Recipe(BaseModel):
         Literal["quick", "standard", "full", "none"],
         Field(description="of the evaluation at the end; `evaluate: quick` sets it too"),
     ] = "quick"
+    tprs: Annotated[
+        tuple[Annotated[Number, Field(gt=0, le=1)], ...],
+        Field(min_length=1, description="shares of correct held-out images that rejection keeps, a threshold each"),
+    ] = TPRS
     track: Track = Track()
     output: Annotated[Path | None, Field(description="folder of the run")] = None
 
@@ -200,6 +205,7 @@ class Recipe(BaseModel):
             "train": train.plain(),
             "evaluate": [{entry.name: fields(options)} for entry, options in self.attacks(offered)],
             "suite": self.suite,
+            "tprs": list(self.tprs),
             "track": fields(self.track),
             "output": plain(self.output),
         }

@@ -90,6 +90,7 @@ def _evaluation(
             suite_named(job.recipe.suite),
             extra=named_attacks(job.recipe, job.catalogue, plan, job.threat, notes),
             seed=job.train.seed,
+            tprs=job.recipe.tprs,
             device=run.device,
             folder=run_folder / "evaluation" / role.name,
             shard=shard,

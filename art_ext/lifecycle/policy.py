@@ -271,7 +271,8 @@ def _near(
 
 
 def _fpr(limit: Rejecting, record: EvaluationRecord) -> Requirement:
-    found = [item for item in record.rejection if item.aim == "evade" and abs(item.asked_tpr - limit.tpr) < 1e-9]
+    at = [item for item in record.rejection if item.aim == "evade" and abs(item.asked_tpr - limit.tpr) < 1e-9]
+    found = [item for item in at if item.own] or at
     if not found:
         return Requirement("fpr", "fail", f"no detector was evaluated at {limit.tpr:.0%} TPR: this model cannot reject")
     worst = max(found, key=lambda item: item.fpr)

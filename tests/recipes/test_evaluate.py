@@ -191,11 +191,44 @@ def test_what_python_callers_get_wrong_is_one_line(network):
         ({"eps": "much"}, ConfigError, "eps: 'much' is not a number"),
         ({"eps": None}, ConfigError, "eps: a number is needed, got None"),
         ({"classifier": object()}, ModelError, "is no ART classifier"),
+        ({"sute": "quick"}, ConfigError, "unknown option of an evaluation 'sute'; did you mean suite"),
+        ({"batch_size": 2.5}, ConfigError, "batch_size is a whole number from 1, got 2.5"),
+        ({"seed": "0"}, ConfigError, "seed is a whole number from 0, got '0'"),
+        ({"minutes": "soon"}, ConfigError, "minutes: 'soon' is not a number"),
+        ({"minutes": 0}, ConfigError, "above 0"),
+        ({"until": 0.4}, ConfigError, "is no question"),
+        ({"calibration": x}, ConfigError, r"calibration is a pair of images and labels, \(x, y\), got a ndarray"),
+        ({"training": (x,)}, ConfigError, "training is a pair"),
+        ({"ingredients": ["pgd_at"]}, ConfigError, "ingredients are values in a list"),
+        ({"tprs": [99]}, ConfigError, "a TPR lies above 0 and up to 1"),
+        ({"tprs": "high"}, ConfigError, "tprs"),
+        ({"baseline": object()}, ModelError, "is no ART classifier"),
     ):
         given = {"classifier": classifier(network), "x": x, "y": y, "eps": 0.1, **wrong}
         with pytest.raises(error, match=said) as raised:
             art_ext.evaluate(given.pop("classifier"), given.pop("x"), given.pop("y"), **given)
         assert "\n" not in str(raised.value)
+
+
+def test_rejection_by_confidence_is_judged_for_any_network_at_any_tpr(network, weights, capsys):
+    """From Python with held-out rows, on the command line with --tpr, and by a recipe."""
+    x, y = some(24)
+    held_out = digits(DatasetOptions()).train
+    held = held_out.x[:200].numpy(), held_out.y[:200].numpy()
+    found = art_ext.audit(classifier(network), x, y, eps=0.1, verbose=False, calibration=held, tprs=[0.9])
+    assert {(item.detector, item.asked_tpr, item.own) for item in found.rejection} == {("confidence", 0.9, False)}
+    assert {item.aim for item in found.rejection} == {"evade", "deny", "distal"}
+    assert found.attack("evade_confidence").family == "informed"
+    scores = network(torch.tensor(held[0])).softmax(1)
+    right = scores.argmax(1).numpy() == held[1]
+    kept = (scores.amax(1)[torch.tensor(right)] >= found.rejection[0].threshold).float().mean()
+    assert kept == pytest.approx(0.9, abs=0.01)
+    assert art_ext.audit(classifier(network), x, y, eps=0.1, verbose=False).rejection == ()
+    for asked, wanted in (((), (0.8,)), ((0.95, 0.7), (0.95, 0.7))):
+        request = Request(weights, recipe="digits/standard", overrides=["tprs=[0.8]"], tprs=asked)
+        assert tuple(prepare(find(request), request).options.tprs) == wanted
+    assert run("evaluate", weights, "--recipe", "digits/standard", "--tpr", "99", "--output", "wrong") == 2
+    assert "a TPR lies above 0 and up to 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("norm", "name"), [(np.inf, "linf"), (2, "l2"), (1.0, "l1"), ("l2", "l2")])

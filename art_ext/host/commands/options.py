@@ -72,6 +72,13 @@ def evaluation_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default=None,
                 help="Stop as soon as this is settled: robust>=0.40.",
             ),
+            click.option(
+                "--tpr",
+                "tprs",
+                type=_Number(),
+                multiple=True,
+                help="Share of correct held-out images that rejection must keep, such as 0.95; may be repeated.",
+            ),
             click.option("--max-minutes", "minutes", type=float, default=None, help="Stop after this long."),
             click.option("--seed", type=int, default=0, show_default=True),
             click.option("--batch-size", type=int, default=256, show_default=True),
