@@ -17,6 +17,7 @@ from art_ext.data.images import Picked
 from art_ext.engine.net import Net
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError, DataError
+from art_ext.evaluation import lineup as names
 from art_ext.evaluation.campaign import Campaign
 from art_ext.evaluation.checking import Checking
 from art_ext.evaluation.counting import Spending, Spent
@@ -26,6 +27,7 @@ from art_ext.evaluation.identity import installed, network_digest
 from art_ext.evaluation.lineup import Lineup, Planned, build_lineup, effort
 from art_ext.evaluation.measure import repeats
 from art_ext.evaluation.record import (
+    UNDEFENDED,
     AttackResult,
     Baseline,
     CurvePoint,
@@ -121,6 +123,7 @@ class Evaluation:
         threat: what the attacker may do.
         attacks: the attacks that plugins offer, by name.
         baseline: the undefended network, attacked the same way, and a surrogate for transfer.
+        baseline_name: what it is, where it is another one.
         beside: evaluations of other methods by name; those under the same attacks are shown beside this one.
         calibration: held-out rows that set the thresholds of detectors.
         seen: "training" and "selection" rows, to find images that it has seen; the first also fit detectors' banks.
@@ -141,6 +144,7 @@ class Evaluation:
         info: DataInfo | None = None,
         attacks: Mapping[str, AttackEntry] | None = None,
         baseline: Net | None = None,
+        baseline_name: str = UNDEFENDED,
         beside: Mapping[str, EvaluationRecord] | None = None,
         calibration: Rows | None = None,
         seen: Mapping[str, Rows] | None = None,
@@ -166,7 +170,7 @@ class Evaluation:
             self.lineup.missing[subject.plan.owner("detectors")] = unjudged
         last = effort(threat, *options.suite.effort) if subject.gradients else ()
         self.campaign = self._campaign(self.evaluator, self.lineup, last, self._judged())
-        self.baseline = baseline
+        self.baseline, self.baseline_name = baseline, baseline_name
         self.beside = tuple(Peer.of(name, one) for name, one in (beside or {}).items() if self._like(one))
         self.answer: bool | None = None
 
@@ -425,6 +429,7 @@ class Evaluation:
         steps, trials = min(self.options.suite.caps["steps"], 100), list(self.campaign.found.values())
         found: list[RejectionResult] = []
         for detector in self._judged():
+            own = detector is not self.confidence
             results = judge_detector(
                 detector,
                 trials,
@@ -432,11 +437,11 @@ class Evaluation:
                 calibration,
                 test,
                 rows,
-                steps=steps,
+                steps=steps if own else names.STEPS,
                 tprs=self.options.tprs,
                 listed=self.lineup.listed,
             )
-            found += [replace(result, own=detector is not self.confidence) for result in results]
+            found += [replace(result, own=own) for result in results]
         return found
 
     def _for_baseline(self) -> list[Planned]:
@@ -453,10 +458,13 @@ class Evaluation:
         if self.baseline is None or self.clock.over:
             return None
         show = self.options.progress
-        named = None if show is None else lambda tick: show(replace(tick, name=f"undefended, {tick.name}"))
+        named = None if show is None else lambda tick: show(replace(tick, name=f"{self.baseline_name}, {tick.name}"))
         evaluator = self._evaluator(self.baseline, self.data)
         campaign = self._campaign(evaluator, Lineup(self._for_baseline()), (), progress=named)
         campaign.attack(self.campaign.active.nonzero().squeeze(1))
         return Baseline(
-            campaign.estimate(campaign.right), campaign.results(), campaign.estimate(campaign.standing)
+            campaign.estimate(campaign.right),
+            campaign.results(),
+            campaign.estimate(campaign.standing),
+            self.baseline_name,
         )

@@ -180,7 +180,7 @@ def build_lineup(
         lineup.listed.append(lineup.add(_before_detectors(planned) if context.detectors else planned))
     _inform(lineup, plan, threat, suite, entries, context, adaptive or {})
     if confidence is not None:
-        base = PGD(threat.ball(), min(suite.caps["steps"], 100), clip=threat.clip)
+        base = PGD(threat.ball(), STEPS, clip=threat.clip)
         for name, attack in evasions(confidence, None, base, suite.confidence, plan.facts.n_classes):
             lineup.add(Planned(name, attack, "informed", everywhere=True, wrong_too=True))
     for wanted in suite.wanted:
