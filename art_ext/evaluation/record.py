@@ -19,6 +19,7 @@ from art_ext.evaluation.threat import Threat
 from art_ext.files import write_atomically
 
 SCHEMA = 1
+UNDEFENDED = "undefended"
 FILE, EXAMPLES = "evaluation.json", "examples.parquet"
 Status = Literal["pass", "fail", "warn", "not_run"]
 
@@ -221,16 +222,22 @@ class Verdict(_Part):
 
 @dataclass(frozen=True)
 class Baseline(_Part):
-    """The same attacks on the undefended model."""
+    """The same attacks on the model that this one is compared with.
+
+    Attributes:
+        name: what it is: "undefended", or "given" for a network that was trained further.
+    """
 
     clean: Estimate
     attacks: tuple[AttackResult, ...]
     worst_case: Estimate
+    name: str = UNDEFENDED
 
     @classmethod
     def from_record(cls, data: Mapping[str, Any]) -> Baseline:
         attacks = tuple(AttackResult.from_record(item) for item in data["attacks"])
-        return cls(Estimate.from_record(data["clean"]), attacks, Estimate.from_record(data["worst_case"]))
+        clean, worst = Estimate.from_record(data["clean"]), Estimate.from_record(data["worst_case"])
+        return cls(clean, attacks, worst, data.get("name", UNDEFENDED))
 
 
 @dataclass(frozen=True)

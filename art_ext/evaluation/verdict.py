@@ -53,7 +53,7 @@ def conclude(
     if not complete:
         reasons.append("the evaluation was cut short")
     ran = sum(result.bounded and result.error is None for result in attacks)
-    others = [] if baseline is None else [f"the undefended model keeps {baseline.worst_case.accuracy:.1%}"]
+    others = [] if baseline is None else [f"the {baseline.name} model keeps {baseline.worst_case.accuracy:.1%}"]
     others += [f"{peer.name} with as many updates keeps {peer.worst_case.accuracy:.1%}" for peer in beside]
     others += rejections(rejection)
     sentence = "; ".join([f"robust accuracy {worst} at {threat}, the worst case over {ran} attacks", *others])
@@ -81,7 +81,7 @@ def two_lines(record: EvaluationRecord) -> tuple[str, str]:
     """The verdict for a terminal: the figure, and whether to trust it."""
     first = (
         f"clean {record.clean.accuracy:.1%}, robust {record.worst_case} at {record.threat}"
-        + ("" if record.baseline is None else f"; undefended {record.baseline.worst_case.accuracy:.1%}")
+        + ("" if record.baseline is None else f"; {record.baseline.name} {record.baseline.worst_case.accuracy:.1%}")
         + "".join(f"; {peer.name} {peer.worst_case.accuracy:.1%}" for peer in record.beside)
         + "".join(f"; {clause}" for clause in rejections(record.rejection))
         + f"; {record.suite} suite, {len(record.attacks)} attacks, {record.seconds:.0f} s"

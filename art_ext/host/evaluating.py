@@ -188,6 +188,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         info=DataInfo(data.name, data.source, "", len(test), data.class_names, picked),
         attacks=catalogue.attacks,
         baseline=bare,
+        baseline_name=_called(found.baseline) or UNDEFENDED,
         beside=beside_of(role_of(request.model)),
         calibration=None if held_out is None else Rows(held_out.x, held_out.y),
         seen=seen,
@@ -327,6 +328,11 @@ def _open(
     return open_model(
         source, catalogue=catalogue, recipe=recipe, facts=facts, tracking_uri=request.tracking_uri, trust=request.trust
     )
+
+
+def _called(baseline: OpenedModel | None) -> str:
+    """What a model is to the one that it is compared with: undefended, unless it is known to be otherwise."""
+    return " + ".join(ingredient.name for ingredient in baseline.ingredients) if baseline is not None else ""
 
 
 def _baseline(

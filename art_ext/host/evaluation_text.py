@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from art_ext.evaluation.record import AttackResult, EvaluationRecord
+from art_ext.evaluation.record import UNDEFENDED, AttackResult, EvaluationRecord
 from art_ext.evaluation.trials import Tick
 
 TOGETHER = "+"
@@ -21,7 +21,8 @@ def lines_of(record: EvaluationRecord) -> list[str]:
     beside = {} if record.baseline is None else {result.name: result for result in record.baseline.attacks}
     peers = [(peer, {result.name: result for result in peer.attacks}) for peer in record.beside]
     names = [peer.name for peer, _ in peers]
-    rows = [("attack", "accuracy (95% interval)", "undefended", *names, "images", "forwards", "backwards", "seconds")]
+    other = UNDEFENDED if record.baseline is None else record.baseline.name
+    rows = [("attack", "accuracy (95% interval)", other, *names, "images", "forwards", "backwards", "seconds")]
     clean, clean_of = record.clean, [f"{peer.clean.accuracy:.3f}" for peer in record.beside]
     rows.append(("clean", _share(clean.accuracy, clean.low, clean.high), _bare(record), *clean_of, "", "", "", ""))
     for item in record.attacks:

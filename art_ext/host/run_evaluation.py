@@ -11,7 +11,7 @@ from art_ext.border.weights import digest_of_weights
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run
 from art_ext.evaluation.evaluation import Evaluation, Options
-from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
+from art_ext.evaluation.record import UNDEFENDED, DataInfo, EvaluationRecord, ModelInfo
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
 from art_ext.evaluation.suites import suite_named
@@ -99,6 +99,7 @@ def _evaluation(
         info=DataInfo(data.name, data.source, "", len(data.test), data.class_names, "test split"),
         attacks=job.catalogue.attacks,
         baseline=bare,
+        baseline_name="given" if job.baseline == "given" else UNDEFENDED,
         beside=beside,
         calibration=Rows(job.held_out.x, job.held_out.y),
         seen={

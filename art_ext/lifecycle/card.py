@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from art_ext.evaluation.record import AttackResult, EvaluationRecord, RejectionResult
+from art_ext.evaluation.record import UNDEFENDED, AttackResult, EvaluationRecord, RejectionResult
 from art_ext.evaluation.threat import Threat
 from art_ext.secrets import masked, masked_data
 
@@ -193,11 +193,16 @@ class Card:
                 "",
                 f"**{'Trusted' if found.verdict.trusted else 'Not trusted'}.** {_capital(found.verdict.sentence)}",
                 "",
-                f"| accuracy (95% interval) | this model | undefended |\n| --- | --- | --- |\n{chr(10).join(table)}",
+                f"| accuracy (95% interval) | this model | {self._other()} |",
+                "| --- | --- | --- |",
+                *table,
                 "",
                 f"Threat model: {_words(threat)} Suite: {found.suite}, {len(found.attacks)} attacks.",
             ]
         )
+
+    def _other(self) -> str:
+        return UNDEFENDED if self.record.baseline is None else self.record.baseline.name
 
     def _checks(self) -> str:
         found = [check for check in self.record.checks if check.status in ("fail", "warn")]
@@ -211,7 +216,7 @@ class Card:
     def _attacks(self) -> str:
         base = {} if self.record.baseline is None else {item.name: item for item in self.record.baseline.attacks}
         rows = [_attack_row(item, base.get(item.name)) for item in sorted(self.record.attacks, key=_strength)]
-        head = "| attack | kind | budget | accuracy | undefended |\n| --- | --- | --- | --- | --- |"
+        head = f"| attack | kind | budget | accuracy | {self._other()} |\n| --- | --- | --- | --- | --- |"
         return "\n".join(["## Attacks", "", head, *rows])
 
     def _rejection(self) -> str:

@@ -97,6 +97,14 @@ def test_a_second_evaluation_finds_it_again(folder, capsys):
     assert "pgd_at with as many updates keeps" in capsys.readouterr().out
 
 
+def test_a_model_it_is_compared_with_is_called_by_its_method(folder, tmp_path, capsys):
+    words = ["evaluate", str(folder), "--suite", "quick", "--baseline", str(folder / "pgd_at"), "--limit", "40"]
+    with pytest.raises(SystemExit):
+        main([*words, "--output", str(tmp_path / "out")])
+    assert "; the pgd_at model keeps " in capsys.readouterr().out
+    assert read_evaluation(tmp_path / "out").baseline.name == "pgd_at"
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

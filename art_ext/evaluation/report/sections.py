@@ -18,7 +18,7 @@ from art_ext.evaluation.transfer import mean_off_diagonal
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-THIS, UNDEFENDED = "this model", "undefended"
+THIS = "this model"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def _attacks(record: EvaluationRecord) -> Iterator[Drawn]:
     caption = f"This model: {record.clean.accuracy:.1%} clean, {record.worst_case.accuracy:.1%} in the worst case"
     if record.baseline is not None:
         own = record.baseline
-        models[UNDEFENDED] = _conditions(own.clean, own.attacks, own.worst_case)
-        caption += f"; undefended: {own.clean.accuracy:.1%} and {own.worst_case.accuracy:.1%}"
+        models[own.name] = _conditions(own.clean, own.attacks, own.worst_case)
+        caption += f"; {own.name}: {own.clean.accuracy:.1%} and {own.worst_case.accuracy:.1%}"
     yield drawn("attacks", "Accuracy under each attack", f"{caption}.", drawings.intervals, models)
 
 
@@ -92,7 +92,7 @@ def _compare(record: EvaluationRecord, compare: Mapping[str, EvaluationRecord]) 
 def _curve(record: EvaluationRecord) -> Iterator[Drawn]:
     if record.curve:
         threat = record.threat
-        others = {} if record.baseline is None else {UNDEFENDED: (threat.eps, record.baseline.worst_case)}
+        others = {} if record.baseline is None else {record.baseline.name: (threat.eps, record.baseline.worst_case)}
         first, last = record.curve[0], record.curve[-1]
         caption = (
             f"From {first.accuracy:.1%} at eps {first.eps:g} to {last.accuracy:.1%} at eps {last.eps:g}, "
