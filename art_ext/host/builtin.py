@@ -1,13 +1,13 @@
-"""The core's own plugin: it offers the built-in data sets and networks through the same hooks as a stranger's would."""
+"""The core's own plugin: data sets, networks and ART's attacks through the same hooks as a stranger's would be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from art_ext.entries import ModelEntry
+from art_ext.entries import AttackEntry, ModelEntry
 from art_ext.host.hookspecs import hookimpl
 from art_ext.ingredient import checked
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from art_ext.data.entry import DatasetEntry
+    from art_ext.entries import EvaluationContext
+    from art_ext.parts.attacks import Attack
     from art_ext.types import Facts
 
 
@@ -23,6 +25,26 @@ def art_ext_datasets() -> tuple[DatasetEntry, ...]:
     from art_ext.data.datasets import BUILTIN
 
     return BUILTIN
+
+
+@hookimpl
+def art_ext_attacks() -> tuple[AttackEntry, ...]:
+    return (AttackEntry("art", "any evasion attack of ART, by its name there", _ArtOptions, _art),)
+
+
+class _ArtOptions(BaseModel):
+    """One of ART's attacks, with its own options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attack: Annotated[str, Field(description="its class in art.attacks.evasion, such as DeepFool")]
+    options: Annotated[dict[str, Any], Field(description="as its class takes them; norm and eps are the threat's")] = {}
+
+
+def _art(options: _ArtOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
+    from art_ext.border.art_wrapped import wrapped
+
+    return [(f"art_{options.attack}", wrapped(options.attack, options.options, context))]
 
 
 @hookimpl
