@@ -141,7 +141,7 @@ def strongest(record: EvaluationRecord) -> str:
 def rejection_table(found: Sequence[Found]) -> list[str]:
     lines = [
         "*keeps* is the share of correct held-out images that the threshold keeps; *wrong* is the share of what is "
-        "kept that is wrong under the attack that maximises the detector's score; *AUC* tells clean from adversarial; "
+        "kept that is wrong under the worst of all attacks, image by image; *AUC* tells clean from adversarial; "
         "*denied* is the share of good images that an attacker gets rejected.",
         "",
         "| defence | detector | keeps | wrong, nothing rejected | wrong of what is kept | AUC | denied |",
