@@ -195,7 +195,7 @@ def test_the_threat_is_the_largest_ball_of_the_training_attack():
 def test_informed_attackers_run_what_the_criterion_declares():
     plan = Plan.of([PCLC(), PGDAT(eps=0.1)], FACTS)
     attacks = informed(plan, threat_of(plan), steps=7)
-    assert [name for name, _ in attacks] == ["margin", "pc_term"]
+    assert [name for name, _ in attacks] == ["margin", "pc_term", "probability_margin", "pc_lc_loss"]
     assert all(a.norm == Linf(0.1) and a.steps == 7 and a.keep == "best" for _, a in attacks)
 
 

@@ -226,6 +226,8 @@ def test_criterion_pgd_attacks_every_declared_adversary():
     assert [name for name, _ in build_criterion_pgd(PGDOptions(), context(PGDAT(), PCLC()))] == [
         "pgd20_margin",
         "pgd20_pc_term",
+        "pgd20_probability_margin",
+        "pgd20_pc_lc_loss",
     ]
     assert {entry.name for entry in ATTACKS} >= {"pgd", "criterion_pgd"}
 
