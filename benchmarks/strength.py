@@ -82,10 +82,11 @@ MODELS = (
     Model("MMC", "mmc", 0.1),
     Model("RCE", "rce", 0.05),
     Model("ADP", "adp", 0.05),
-    Model("CCAT", "ccat", 0.15),
+    Model("CCAT", "ccat", 0.05),
     Model("standard, input of 17 levels", "standard", 0.05, Quantised),
     Model("PGD-AT, logits of 1e4", "pgd_at", 0.15, Scaled),
     Model("PGD-AT, L2", "pgd_at", 0.8, norm="l2"),
+    Model("PGD-AT, L1", "pgd_at", 1.5, norm="l1"),
 )
 
 

@@ -28,7 +28,12 @@ def per_example(values: Tensor) -> Tensor:
 
 def lp(delta: Tensor, p: float) -> Tensor:
     """(N,) the p-norm of each example."""
-    norms: Tensor = torch.linalg.vector_norm(delta.flatten(1), p, dim=1)
+    rows = delta.flatten(1)
+    if p == float("inf"):  # on the CPU, vector_norm takes ten times as long, for 1 as well
+        return rows.abs().amax(1)
+    if p == 1:
+        return rows.abs().sum(1)
+    norms: Tensor = torch.linalg.vector_norm(rows, p, dim=1)
     return norms
 
 

@@ -172,7 +172,11 @@ def ascend(
             return made
         point = sparse_step(state) if sparse else momentum_step(state, 1.0 if step == 1 else MOMENTUM)
         value, grad, wrong = sight(net, point, state.score, eot, last=step == steps)
-        state = noted(state, point, value, grad)
+        before, state = state, noted(state, point, value, grad)
+        idle = at_rest(before, state) & ~wrong
+        if bool(idle.any()):
+            made[state.row[idle]] = state.best[idle]
+            state, wrong = state[~idle], wrong[~idle]
         if step in due:
             if settles:  # before an example goes back to its best point
                 state, wrong = settled(state, wrong, made), wrong[~wrong]
@@ -257,7 +261,7 @@ def sparse_step(state: Standing) -> Tensor:
     size = grad.flatten(1).abs()
     pixels = size.shape[1]
     count = (state.share * pixels).long().clamp(1, pixels)
-    least = size.sort(dim=1, descending=True).values.gather(1, count[:, None] - 1)
+    least = size.topk(int(count.max()), dim=1).values.gather(1, count[:, None] - 1)
     direction = grad.sign() * (size >= least).reshape(grad.shape)
     return region.inside(state.point + state.size * direction / image_shaped(changed(direction)).clamp(min=1))
 
@@ -277,6 +281,21 @@ def noted(state: Standing, point: Tensor, value: Tensor, grad: Tensor) -> Standi
         best_grad=torch.where(rows, grad, state.best_grad),
         rises=state.rises + (value > state.value),
     )
+
+
+def at_rest(before: Standing, after: Standing) -> Tensor:
+    """(N,) bool: the examples that all further steps would leave where they are.
+
+    Their gradient is zero, the same point came back with the same value, and it is their best one.
+    """
+    same = after.value == before.value
+    if not bool(same.any()):
+        return same
+    for grad in (before.grad, after.grad):
+        same &= ~grad.flatten(1).any(1)
+    for one, other in ((after.point, before.point), (before.point, before.before), (after.point, after.best)):
+        same &= (one == other).flatten(1).all(1)
+    return same
 
 
 def judged(state: Standing, period: int) -> Standing:

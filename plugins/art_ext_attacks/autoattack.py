@@ -36,14 +36,16 @@ from art_ext_attacks.square import Square
 
 Version = Literal["standard", "plus", "rand"]
 RESTARTS, SPARSE_TARGETS, PASSES = 5, 5, 20
-"""Of `plus`, and of APGD in L1; classes that targeted APGD aims at in L1; passes of `rand`."""
+"""Of `plus`; classes that targeted APGD aims at in L1; passes of `rand`."""
+ON_CE = {"linf": 1, "l2": 5, "l1": 10}
+"""Restarts of APGD on CE in `standard`; the reference has 1, 1 and 5."""
 
 
 def components(version: Version, ball: Norm, facts: Facts) -> dict[str, Attack]:
     """The attacks of a version, in order, by name.
 
     standard: APGD on CE, APGD on the targeted DLR (9 classes), targeted FAB (9 classes), Square (5,000
-        queries); in L1 APGD has 5 restarts, 5 classes and larger balls.
+        queries). APGD on CE has 5 restarts in L2 and 10 in L1; in L1 APGD has 5 classes and larger balls.
     plus: APGD on CE and on DLR, FAB and Square, with 5 restarts each but Square's one, then targeted
         APGD and targeted FAB.
     rand: APGD on CE and on DLR with gradients of 20 passes, for networks with random numbers of their own.
@@ -58,7 +60,7 @@ def components(version: Version, ball: Norm, facts: Facts) -> dict[str, Attack]:
     if facts.n_classes < 2:
         raise ConfigError(f"AutoAttack needs two classes or more, got {facts.n_classes}")
     sparse, clip, wrong = ball.name == "l1", facts.clip, facts.n_classes - 1
-    many = RESTARTS if sparse or version == "plus" else 1
+    many = RESTARTS if version == "plus" else ON_CE[ball.name]
     if version == "rand":
         return {
             "apgd_ce": APGD(ball, eot=PASSES, larger=sparse, clip=clip),

@@ -20,6 +20,7 @@ from art_ext.api import (
     Keys,
     Norm,
     Objective,
+    Outputs,
     Paper,
     Score,
     cw,
@@ -146,8 +147,8 @@ class FAB:
         """The nearest successes of one run."""
         found = Nearest(hunt.clean.clone(), hunt.distance.clone())
         for _ in range(self.steps):
-            hunt = stepped(net, hunt)
-            done = hunt.distance <= self._enough
+            hunt, idle = stepped(net, hunt)
+            done = (hunt.distance <= self._enough) | (idle & hunt.distance.isinf())
             if bool(done.any()):
                 found.take(hunt.row[done], hunt[done].nearest)
                 hunt = hunt[~done]
@@ -226,9 +227,9 @@ class Hunt(Rowwise):
     def nearest(self) -> Nearest:
         return Nearest(self.best, self.distance)
 
-    def seen(self, net: Forward, point: Tensor) -> tuple[Hunt, Tensor]:
+    def seen(self, point: Tensor, out: Outputs) -> tuple[Hunt, Tensor]:
         """The state after a look at a point, and where (N,) it is a success."""
-        wrong = self.score.wrong(look(net, point))
+        wrong = self.score.wrong(out)
         distance = self.norm.of(point - self.clean)
         nearer = wrong & (distance < self.distance)
         best = torch.where(image_shaped(nearer), point, self.best)
@@ -257,13 +258,27 @@ def dual(norm: Norm, grads: Tensor) -> Tensor:
     return sizes
 
 
-def stepped(net: Forward, hunt: Hunt) -> Hunt:
-    """One step of algorithm 1."""
-    values, grads = slopes(net, hunt.point, hunt.boundary)
-    pick = (values.abs() / (dual(hunt.norm, grads) + TINY)).argmin(1)
-    every = torch.arange(len(pick), device=pick.device)
-    value, normal = values[every, pick], grads[every, pick].flatten(1)
+def nearest(norm: Norm, values: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
+    """Value (N,) and normal (N, D) of the linearised boundary that is nearest in the dual norm, of M.
 
+    Args:
+        values: (N, M).
+        grads: (N, M, C, H, W).
+    """
+    if values.shape[1] == 1:
+        return values[:, 0], grads[:, 0].flatten(1)
+    pick = (values.abs() / (dual(norm, grads) + TINY)).argmin(1)
+    every = torch.arange(len(pick), device=pick.device)
+    return values[every, pick], grads[every, pick].flatten(1)
+
+
+def stepped(net: Forward, hunt: Hunt) -> tuple[Hunt, Tensor]:
+    """One step of algorithm 1, and which examples (N,) all further steps would leave where they are.
+
+    Those have no gradient, and their point came back with the same logits.
+    """
+    values, grads = slopes(net, hunt.point, hunt.boundary)
+    value, normal = nearest(hunt.norm, values, grads)
     point, clean, low, high = (part.flatten(1) for part in (hunt.point, hunt.clean, hunt.low, hunt.high))
     to_plane = -value
     from_clean = to_plane + (normal * (point - clean)).sum(1)
@@ -274,15 +289,20 @@ def stepped(net: Forward, hunt: Hunt) -> Hunt:
         torch.cat([point - low, clean - low]),
         torch.cat([high - point, high - clean]),
     )
-    steps = both.reshape(2 * len(pick), *hunt.point.shape[1:])
+    steps = both.reshape(2 * len(value), *hunt.point.shape[1:])
     of_point, of_clean = hunt.norm.of(steps).clamp(min=SHORTEST).chunk(2)
     alpha = image_shaped((of_point / (of_point + of_clean)).clamp(max=ALPHA_MAX))
     step, clean_step = steps.chunk(2)
     moved = (hunt.point + ETA * step) * (1 - alpha) + (hunt.clean + ETA * clean_step) * alpha
     moved = torch.clamp(moved, hunt.low, hunt.high)
-    hunt, wrong = hunt.seen(net, moved)
+    out = look(net, moved)
+    idle = ~grads.flatten(1).any(1)
+    if bool(idle.any()):
+        again = hunt.boundary(out.logits, torch.arange(len(value), device=value.device))
+        idle &= (again == values).all(1) & (moved == hunt.point).flatten(1).all(1)
+    hunt, wrong = hunt.seen(moved, out)
     back = hunt.clean + BETA * (moved - hunt.clean)
-    return replace(hunt, point=torch.where(image_shaped(wrong), back, moved))
+    return replace(hunt, point=torch.where(image_shaped(wrong), back, moved)), idle & ~wrong
 
 
 def searched(net: Forward, hunt: Hunt) -> Hunt:
@@ -293,13 +313,14 @@ def searched(net: Forward, hunt: Hunt) -> Hunt:
     part = hunt[rows]
     reach = part.best - part.clean
     inner, outer = torch.zeros_like(part.distance), torch.ones_like(part.distance)  # shares of the segment
-    inner_value, outer_value = lead(net, part, part.clean), lead(net, part, part.best)
+    inner_value, outer_value = (lead(part, look(net, point)) for point in (part.clean, part.best))
     for _ in range(SEARCHES):
         crossing = inner + (outer - inner) * inner_value / (inner_value - outer_value).clamp(max=-TINY)
         middle = torch.minimum(crossing * BEYOND, outer)
         point = part.clean + image_shaped(middle) * reach
-        part, wrong = part.seen(net, point)
-        value = lead(net, part, point)
+        out = look(net, point)
+        part, wrong = part.seen(point, out)
+        value = lead(part, out)
         inner, inner_value = torch.where(wrong, inner, middle), torch.where(wrong, inner_value, value)
         outer, outer_value = torch.where(wrong, middle, outer), torch.where(wrong, value, outer_value)
     best, distance = hunt.best.clone(), hunt.distance.clone()
@@ -307,9 +328,9 @@ def searched(net: Forward, hunt: Hunt) -> Hunt:
     return replace(hunt, best=best, distance=distance)
 
 
-def lead(net: Forward, hunt: Hunt, point: Tensor) -> Tensor:
-    """(N,) the margin at points: above 0 where the aim is achieved."""
-    value = margin(look(net, point).logits, hunt.score.y)
+def lead(hunt: Hunt, out: Outputs) -> Tensor:
+    """(N,) the margin: above 0 where the aim is achieved."""
+    value = margin(out.logits, hunt.score.y)
     return -value if hunt.score.targeted else value
 
 

@@ -10,17 +10,21 @@ from torch import Tensor
 
 from art_ext.api import Forward, Outputs, Score
 
-TOGETHER, NUMBERS = 256, 2**17
-"""Several runs over the same examples go through at once up to so many rows, and numbers in their images, or
-as many rows as the whole batch had: that much fits into memory."""
+TOGETHER, LOOKS, NUMBERS = 192, 320, 2**17
+"""Several runs over the same examples go through at once up to so many rows, without gradients some more, and
+numbers in their images, or as many rows as the whole batch had: that much fits into memory."""
 LEAST_ROWS = 8
 """Matrix kernels add up in another order below a handful of rows; smaller batches repeat their own rows."""
 
 
 def runs_at_once(x: Tensor, standing: int, done: int) -> int:
     """How many runs to put into one: the first alone, since most that fall fall there, then as many as fit."""
-    rows = max(len(x), min(TOGETHER, NUMBERS // x.shape[1:].numel()))
-    return max(rows // standing, 1) if done else 1
+    return at_once(x, standing, TOGETHER) if done else 1
+
+
+def at_once(x: Tensor, standing: int, most: int) -> int:
+    """How many points of each example that stands, of images like x (N, C, H, W), fit into a pass of `most` rows."""
+    return max(max(len(x), min(most, NUMBERS // x.shape[1:].numel())) // standing, 1)
 
 
 def joined(scores: Sequence[Score]) -> Score:

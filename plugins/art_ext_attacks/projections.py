@@ -23,15 +23,14 @@ def onto_hyperplane(p: float, w: Tensor, gap: Tensor, down: Tensor, up: Tensor) 
         p: infinity, 2 or 1.
         w: (N, D) normals.
         gap: (N,) what w . d must be.
-        down, up: (N, D) room below and above, not negative.
+        down, up: (N, D) room below and above, finite and not negative.
 
     Returns:
         d (N, D).
     """
     # With a = |w| and the room in the direction that helps, a step of sizes s has a . s = |gap|, 0 <= s <= room.
     direction = w.sign() * torch.where(gap < 0, -1.0, 1.0).to(w.dtype)[:, None]
-    room = torch.where(direction > 0, up, down)
-    room = torch.where(w == 0, torch.zeros_like(room), room)
+    room = up * direction.clamp(min=0) + down * (-direction).clamp(min=0)
     sizes = {float("inf"): _equal_sizes, 2.0: _proportional_sizes, 1.0: _few_sizes}[p]
     return direction * sizes(w.abs(), gap.abs(), room)
 
@@ -55,14 +54,14 @@ def _level(a: Tensor, gain: Tensor, gap: Tensor, room: Tensor, rate: Tensor) -> 
     stop there; a row that has arrived computes the same t again.
     """
     full = torch.zeros_like(a, dtype=torch.bool)
-    level = torch.zeros_like(gap)
+    level, most = torch.zeros_like(gap), a * room
     for _ in range(ROUNDS):
-        spent = torch.where(full, a * room, torch.zeros_like(a)).sum(1)
-        slope = torch.where(full, torch.zeros_like(gain), gain).sum(1)
-        level = torch.where(slope > 0, (gap - spent).clamp(min=0) / slope, torch.full_like(gap, float("inf")))
-        level = torch.where(gap == 0, torch.zeros_like(level), level)
+        spent = (most * full.to(a.dtype)).sum(1)
+        slope = (gain * (~full).to(a.dtype)).sum(1)
+        level = torch.where(slope > 0, (gap - spent).clamp(min=0) / slope, float("inf"))
+        level = torch.where(gap == 0, 0.0, level)
         now = full | (rate * level[:, None] > room)
-        if bool((now == full).all()):
+        if torch.equal(now, full):
             break
         full = now
     return level
@@ -89,18 +88,25 @@ def onto_l1_ball(delta: Tensor, radius: float, down: Tensor, up: Tensor) -> Tens
         delta: (N, D).
         down, up: (N, D) room below and above, not negative.
     """
-    size = delta.abs()
-    room = torch.where(delta < 0, down, up)
+    size, room = delta.abs(), torch.where(delta < 0, down, up)
+    kept = torch.minimum(size, room)
+    rows = (kept.sum(1) > radius * (1 + ROUNDING * torch.finfo(size.dtype).eps)).nonzero().squeeze(1)
+    if len(rows):
+        level = _soft_level(size[rows], room[rows], radius)
+        left = size[rows] - level
+        above = left > ROUNDING * torch.finfo(size.dtype).eps * size[rows]
+        kept[rows] = torch.where(above, torch.minimum(left, room[rows]), torch.zeros_like(left))
+    return delta.sign() * kept
+
+
+def _soft_level(size: Tensor, room: Tensor, radius: float) -> Tensor:
+    """(N, 1) the t with sum min(max(size - t, 0), room) = radius, where t = 0 gives more than the radius."""
     starts, ends = size, (size - room).clamp(min=0)  # as t falls, a part starts to grow at one and ends at the other
     corners, order = torch.cat([starts, ends], 1).sort(dim=1, descending=True, stable=True)
-    change = torch.where(order < size.shape[1], 1.0, -1.0).to(delta.dtype)
+    change = torch.where(order < size.shape[1], 1.0, -1.0).to(size.dtype)
     growing = change.cumsum(1)
     drop = corners - torch.cat([corners[:, 1:], torch.zeros_like(corners[:, :1])], 1)
     after = (growing * drop).cumsum(1)  # the norm at the next corner, at last at t = 0
-    fits = after <= radius
-    piece = fits.sum(1, keepdim=True).clamp(max=corners.shape[1] - 1)
+    piece = (after <= radius).sum(1, keepdim=True).clamp(max=corners.shape[1] - 1)
     before = torch.where(piece > 0, after.gather(1, (piece - 1).clamp(min=0)), torch.zeros_like(after[:, :1]))
-    t = corners.gather(1, piece) - (radius - before) / growing.gather(1, piece).clamp(min=1)
-    t = torch.where(fits.all(1, keepdim=True), torch.zeros_like(t), t).clamp(min=0)
-    kept = torch.where(size - t > ROUNDING * torch.finfo(size.dtype).eps * size, size - t, torch.zeros_like(size))
-    return delta.sign() * torch.minimum(kept, room)
+    return (corners.gather(1, piece) - (radius - before) / growing.gather(1, piece).clamp(min=1)).clamp(min=0)

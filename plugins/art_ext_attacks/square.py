@@ -29,7 +29,7 @@ from art_ext.api import (
     cw,
 )
 from art_ext_attacks.ascent import TINY, Region, Rowwise, check_norm, image_shaped
-from art_ext_attacks.passes import look
+from art_ext_attacks.passes import LOOKS, at_once, look
 from art_ext_attacks.settings import OfThreat, OnBall, Raising, entry
 from art_ext_attacks.windows import Draws, codes, double_bump, inside, placed, share_at, side
 
@@ -84,7 +84,7 @@ class Square:
 
     @property
     def cost(self) -> int:
-        """Forward passes per example, at most."""
+        """Forward passes per example, at most; what is looked at ahead in vain comes on top."""
         return (self.queries + 1) * self.restarts
 
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
@@ -170,79 +170,99 @@ def unrefused(search: Search, size: int) -> Search:
 def searched(net: Forward, search: Search, size: int, begin: int, count: int, best: Best) -> Search:
     """The state after `count` queries with windows of one size; successes go to `best` and leave.
 
-    Each example moves on to its own next proposal that is not known to fail, so that a pass looks at
-    one of each.
+    Each example moves on to its own next proposals that are not known to fail. A pass looks at several
+    of each where they fit, as if all but the last were refused; what follows the first that is taken is
+    looked at again.
     """
     draws = Draws.of(search.keys.stream("windows", begin), count, size, search.point)
-    query = torch.arange(count, device=search.row.device)
     following = torch.zeros_like(search.row)
     while True:
-        untried = query >= following[:, None]
-        if search.refused.shape[1]:
-            untried &= ~search.refused.gather(1, draws.code)
-        at = torch.where(untried, query, count).amin(1)
-        rows = (at < count).nonzero().squeeze(1)
-        if len(rows) == 0:
+        row, at = upcoming(search, draws, following)
+        if len(row) == 0:
             return search
-        drawn = draws.at(at.clamp(max=count - 1))[rows]
-        following = at + 1
-        region, point = search.region[rows], search.point[rows]
-        proposal = proposed(region, point, drawn, size)
-        value, wrong = judged(net, search.score[rows], point, proposal)
-        taken = wrong | (value > search.value[rows])
-        search.point[rows[taken]] = proposal[taken]
-        search.value[rows[taken]] = value[taken]
+        point, drawn = search.point[row], draws.at(row, at)
+        proposal = proposed(search.region[row], point, drawn, size)
+        value, wrong = judged(net, search.score[row], point, proposal)
+        better = wrong | (value > search.value[row])
+        first = torch.full_like(following, count).scatter_reduce(0, row[better], at[better], "amin")
+        following = torch.where(first < count, first, following.scatter_reduce(0, row, at, "amax")) + 1
+        taken = better & (at == first[row])
+        rows = row[taken]
+        search.point[rows], search.value[rows] = proposal[taken], value[taken]
         if search.refused.shape[1]:
-            search.refused[rows, drawn.code] = True
-            search.refused[rows[taken]] = False
-        if bool(wrong.any()):
-            fell = rows[wrong]
-            part = best.part(search.row[fell])
-            part.consider(proposal[wrong], value[wrong], wrong[wrong])
-            best.merge(search.row[fell], part)
+            search.refused[row, drawn.code] = True
+            search.refused[rows] = False
+        fell = taken & wrong
+        if bool(fell.any()):
+            rows = row[fell]
+            part = best.part(search.row[rows])
+            part.consider(proposal[fell], value[fell], wrong[fell])
+            best.merge(search.row[rows], part)
             stays = torch.ones_like(search.row, dtype=torch.bool)
-            stays[fell] = False
+            stays[rows] = False
             search, draws, following = search[stays], draws[stays], following[stays]
+
+
+def upcoming(search: Search, draws: Draws, following: Tensor) -> tuple[Tensor, Tensor]:
+    """Examples (M,) and the queries (M,) that a pass looks at: each example's next ones, from `following` (N,) on."""
+    count = draws.numbers.shape[1]
+    if search.refused.shape[1] == 0:
+        ahead = at_once(search.point, max(int((following < count).sum()), 1), LOOKS)
+        at = following[:, None] + torch.arange(ahead, device=following.device)
+        row, _ = (at < count).nonzero().unbind(1)
+        return row, at[at < count]
+    untried = torch.arange(count, device=following.device) >= following[:, None]
+    untried &= ~search.refused.gather(1, draws.code)
+    ahead = at_once(search.point, max(int(untried.any(1).sum()), 1), LOOKS)
+    row, at = (untried & (untried.cumsum(1) <= ahead)).nonzero().unbind(1)
+    return row, at
 
 
 def judged(net: Forward, score: Score, point: Tensor, proposal: Tensor) -> tuple[Tensor, Tensor]:
     """The objective (N,) of proposals, and whether they succeed (N,); one that changes nothing is not looked at."""
     new = (proposal != point).flatten(1).any(1)
+    if bool(new.all()):
+        out = look(net, proposal)
+        return score.value(out).to(point.dtype), score.wrong(out)
     value = torch.full((len(point),), float("-inf"), dtype=point.dtype, device=point.device)
     wrong = torch.zeros_like(new)
     if bool(new.any()):
-        rows = new.nonzero().squeeze(1)
-        own, out = score[rows], look(net, proposal[rows])
-        value[rows], wrong[rows] = own.value(out).to(value.dtype), own.wrong(out)
+        value[new], wrong[new] = judged(net, score[new], point[new], proposal[new])
     return value, wrong
 
 
 def proposed(region: Region, point: Tensor, drawn: Draws, size: int) -> Tensor:
     """The proposals (N, C, H, W) of one query each."""
-    sign = drawn.sign[:, :, None, None]
-    window = inside(drawn.top, drawn.left, size, point.shape)
+    window = inside(drawn.corner, size, point)
     if isinstance(region.norm, Linf):
-        return torch.where(window, torch.where(sign > 0, region.high, region.low), point)
+        up = drawn.sign[:, :, None, None] > 0
+        return torch.where(window > 0, torch.where(up, region.high, region.low), point)
     order, delta = region.norm.order, point - region.x
-    other = inside(drawn.other_top, drawn.other_left, size, point.shape)
-    room = mass_left(delta, window | other, region.eps, order)
-    shape = placed(drawn.turned, drawn.top, drawn.left, size, order, point) * sign
-    shape = shape + delta * window / (norms(delta * window, order) + TINY)
-    shape = shape * window / (norms(shape * window, order) + TINY) * room
-    return within(region, torch.where(window, shape, delta * ~other))
+    both = torch.maximum(window, inside(drawn.other_corner, size, point))
+    held = delta * window
+    room = mass_left(region, delta, norms(delta * both, order))
+    shape = placed(drawn, size, order, point) * drawn.sign[:, :, None, None].to(point.dtype)
+    shape = (shape + held / (norms(held, order) + TINY)) * window
+    return within(region, shape / (norms(shape, order) + TINY) * room + delta * (1 - both))
 
 
-def mass_left(delta: Tensor, windows: Tensor, eps: float, order: float) -> Tensor:
-    """(N, C, 1, 1) the norm that a channel's window may have: its two windows', and its share of the ball's rest."""
-    channels = delta.shape[1]
-    held, whole = norms(delta * windows, order), image_shaped(torch.linalg.vector_norm(delta.flatten(1), order, dim=1))
-    if order == 2:
+def mass_left(region: Region, delta: Tensor, held: Tensor) -> Tensor:
+    """(N, C, 1, 1) the norm that a channel's window may have: `held` in its two, and its share of the ball's rest.
+
+    Args:
+        delta: (N, C, H, W).
+        held: (N, C, 1, 1).
+    """
+    channels, eps, whole = delta.shape[1], region.eps, image_shaped(region.norm.of(delta))
+    if region.norm.order == 2:
         return ((eps**2 - whole**2).clamp(min=0) / channels + held**2).sqrt()
     return (eps - whole).clamp(min=0) + held * channels
 
 
 def norms(delta: Tensor, order: float) -> Tensor:
     """(N, C, 1, 1) the norm of each channel."""
+    if order == 1:  # on the CPU, vector_norm takes ten times as long
+        return delta.abs().sum((2, 3), keepdim=True)
     sizes: Tensor = torch.linalg.vector_norm(delta, order, dim=(2, 3), keepdim=True)
     return sizes
 

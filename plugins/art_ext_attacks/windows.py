@@ -31,23 +31,15 @@ def side(share: float, height: int, width: int, *, odd: bool) -> int:
 
 @dataclass(frozen=True)
 class Draws(Rowwise):
-    """Windows and signs of some queries, keyed by example.
+    """Windows and signs of some queries, keyed by example: in one tensor, from which a query is one look.
 
     Attributes:
-        top, left: (N, Q) the window's corner.
-        other_top, other_left: (N, Q) that of a second window.
-        turned: (N, Q) bool, whether the window's shape is transposed.
-        sign: (N, Q, C) of -1 and 1.
-        code: (N, Q) one number for corner and signs, below `codes`.
+        numbers: (N, Q, 6 + C) int64, or (M, 6 + C) for one query each: the window's corner, that of a
+            second window, whether the window's shape is transposed, one number for the first corner and
+            the signs, below `codes`, and a sign of -1 or 1 for each channel.
     """
 
-    top: Tensor
-    left: Tensor
-    other_top: Tensor
-    other_left: Tensor
-    turned: Tensor
-    sign: Tensor
-    code: Tensor
+    numbers: Tensor
 
     @classmethod
     def of(cls, keys: Keys, queries: int, size: int, like: Tensor) -> Draws:
@@ -55,19 +47,38 @@ class Draws(Rowwise):
         _, channels, height, width = like.shape
         u = keys.uniform((queries, 5 + channels))
         rows, columns = height - size + 1, width - size + 1
-        top, other_top = (u[..., 0] * rows).long(), (u[..., 2] * rows).long()
-        left, other_left = (u[..., 1] * columns).long(), (u[..., 3] * columns).long()
+        places = (u[..., :4] * torch.tensor([rows, columns, rows, columns], device=u.device)).long()
         up = u[..., 5:] < 0.5
-        bits = (up << torch.arange(channels, device=like.device)).sum(-1) if channels < 16 else torch.zeros_like(top)
-        code = (top * columns + left) * 2 ** min(channels, 16) + bits
-        sign = torch.where(up, 1.0, -1.0).to(like.dtype)
-        return cls(top, left, other_top, other_left, u[..., 4] < 0.5, sign, code)
+        bits = (up << torch.arange(channels, device=like.device)).sum(-1, keepdim=True) if channels < 16 else 0
+        code = (places[..., :1] * columns + places[..., 1:2]) * 2 ** min(channels, 16) + bits
+        return cls(torch.cat([places, (u[..., 4:5] < 0.5).long(), code, 2 * up.long() - 1], -1))
 
-    def at(self, query: Tensor) -> Draws:
-        """Those of one query (N,) per example: each part without its second axis."""
-        rows = torch.arange(len(query), device=query.device)
-        parts = (self.top, self.left, self.other_top, self.other_left, self.turned, self.sign, self.code)
-        return Draws(*(part[rows, query] for part in parts))
+    def at(self, row: Tensor, query: Tensor) -> Draws:
+        """Those of some examples (M,) and queries (M,)."""
+        return Draws(self.numbers[row, query])
+
+    @property
+    def corner(self) -> tuple[Tensor, Tensor]:
+        """Top and left of the window."""
+        return self.numbers[..., 0], self.numbers[..., 1]
+
+    @property
+    def other_corner(self) -> tuple[Tensor, Tensor]:
+        """Top and left of the second window."""
+        return self.numbers[..., 2], self.numbers[..., 3]
+
+    @property
+    def turned(self) -> Tensor:
+        """1 where the window's shape is transposed."""
+        return self.numbers[..., 4]
+
+    @property
+    def code(self) -> Tensor:
+        return self.numbers[..., 5]
+
+    @property
+    def sign(self) -> Tensor:
+        return self.numbers[..., 6:]
 
 
 def codes(size: int, shape: torch.Size) -> int:
@@ -76,12 +87,32 @@ def codes(size: int, shape: torch.Size) -> int:
     return int((height - size + 1) * (width - size + 1) * 2 ** min(channels, 16))
 
 
-def inside(top: Tensor, left: Tensor, size: int, shape: torch.Size) -> Tensor:
-    """(N, 1, H, W) bool: the windows with these corners (N,)."""
-    down = torch.arange(shape[2], device=top.device) - top[:, None]
-    across = torch.arange(shape[3], device=top.device) - left[:, None]
-    rows, columns = (down >= 0) & (down < size), (across >= 0) & (across < size)
-    return rows[:, None, :, None] & columns[:, None, None, :]
+@lru_cache(maxsize=64)
+def offsets(length: int, size: int, device: torch.device) -> Tensor:
+    """(length - size + 1, length): from each start of a window along a side, how far on each pixel lies."""
+    every: Tensor = torch.arange(length, device=device) - torch.arange(length - size + 1, device=device)[:, None]
+    return every
+
+
+@lru_cache(maxsize=64)
+def covered(length: int, size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(length - size + 1, length): for each start of a window along a side, 1 at the pixels that it covers, else 0."""
+    far = offsets(length, size, device)
+    return ((far >= 0) & (far < size)).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def within_reach(length: int, size: int, device: torch.device) -> Tensor:
+    """(length - size + 1, length): the same offsets, of pixels outside the window those of its nearest pixel."""
+    return offsets(length, size, device).clamp(0, size - 1)
+
+
+def inside(corner: tuple[Tensor, Tensor], size: int, like: Tensor) -> Tensor:
+    """(N, 1, H, W): 1 in the windows with these tops and lefts (N,), 0 elsewhere, on images like (N, C, H, W)."""
+    (top, left), (height, width) = corner, like.shape[2:]
+    rows = covered(height, size, like.dtype, like.device)[top]
+    columns = covered(width, size, like.dtype, like.device)[left]
+    return rows[:, None, :, None] * columns[:, None, None, :]
 
 
 @lru_cache(maxsize=64)
@@ -110,10 +141,9 @@ def double_bump(size: int, order: float) -> Tensor:
     return torch.stack([shape, shape.T])
 
 
-def placed(turned: Tensor, top: Tensor, left: Tensor, size: int, order: float, like: Tensor) -> Tensor:
-    """(N, 1, H, W) the double bump in each example's window, 0 elsewhere; `turned` (N,) chooses the transpose."""
-    shapes = double_bump(size, order).to(like)
-    down = (torch.arange(like.shape[2], device=top.device) - top[:, None]).clamp(0, size - 1)
-    across = (torch.arange(like.shape[3], device=top.device) - left[:, None]).clamp(0, size - 1)
-    values = shapes[turned.long()[:, None, None], down[:, :, None], across[:, None, :]][:, None]
-    return values * inside(top, left, size, like.shape)
+def placed(drawn: Draws, size: int, order: float, like: Tensor) -> Tensor:
+    """(N, 1, H, W) the double bump in each example's window, anything elsewhere."""
+    (top, left), (height, width) = drawn.corner, like.shape[2:]
+    down = (within_reach(height, size, like.device) * size)[top] + (drawn.turned * size**2)[:, None]
+    across = within_reach(width, size, like.device)[left]
+    return double_bump(size, order).to(like).take(down[:, :, None] + across[:, None, :])[:, None]
