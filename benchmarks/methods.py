@@ -173,9 +173,17 @@ def stopped(make: Callable[[Task], Sequence[Ingredient]]) -> Callable[[Task, Lim
         attack.craft(counted, x, ce.bind(counted, x, y), Keys(0, 0, torch.arange(len(x))))
         for size, count in Counter(sizes).items():
             limit.attack(count, rows=slice(0, size))
+            if attack.jitter:
+                limit.add("jitter", jitter, count, slice(0, size))
         return limit.train()
 
     return bound
+
+
+def jitter(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
+    """Normal noise at each step, which is part of the method, from the library's own generator."""
+    adv = x.clone()
+    return lambda: adv.add_(torch.randn_like(adv), alpha=1e-3)
 
 
 def averaging(task: Task, limit: Limit) -> Limit:

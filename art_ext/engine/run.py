@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.precision import Precision
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from art_ext.engine.freeze import Crafter
@@ -175,7 +177,13 @@ class Run:
         if self.settings.compile:
             passes = torch.compile(passes)
         wrapped, optimizer = self.fabric.setup(passes, optimizer)
-        return wrapped, optimizer
+        return (passes if self._plain else wrapped), optimizer
+
+    @property
+    def _plain(self) -> bool:
+        """One process, full precision: Fabric's wrapper would look at every tensor of a pass and change none."""
+        strategy = self.fabric.strategy
+        return type(strategy) is SingleDeviceStrategy and type(strategy.precision) is Precision
 
     def layout(self, x: Tensor) -> Tensor:
         """Images in the network's number type, and the memory order that convolutions run fastest in."""

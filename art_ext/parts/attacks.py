@@ -19,7 +19,7 @@ BNMode = Literal["eval", "train"]
 Keep = Literal["last", "best"]
 STANDING = 0.75
 """Share of a batch that still stands, down to which those that fell are carried along: cutting costs time too."""
-LEFT = 1 / 16
+LEFT = 1 / 8
 """Share of the rows that left an attack which is cut out of it; fewer are carried along."""
 
 

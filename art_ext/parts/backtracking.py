@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -69,7 +69,6 @@ class BacktrackingPGD(PGD):
     ) -> Tensor:
         walk = Walk.of(self, x, eps, mask)
         adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=True)
-        walk = replace(walk, mask=None)  # from here on the gradient is masked: a part of 1 must not act twice
         value, grad = _look(net, adv, score, best)
         size = torch.ones_like(per_example(value)) * walk.size
         velocity = torch.zeros_like(x)
@@ -78,7 +77,7 @@ class BacktrackingPGD(PGD):
                 break
             direction = normalised(self.norm, grad if mask is None else grad * mask)
             velocity.mul_(self.momentum).add_(direction, alpha=1 - self.momentum)
-            candidate = walk.begin(adv - x + size * velocity, clamped=True)
+            candidate = walk.inside(adv.clone().addcmul_(size, velocity))
             its_value, its_grad = _look(net, candidate, score, best, last=step == self.steps - 1)
             if self.lr_factor is None:
                 adv, value, grad = candidate, its_value, its_grad
@@ -102,7 +101,7 @@ def _look(
     with torch.set_grad_enabled(not last):
         out = net(adv.requires_grad_(not last))
         value = score.value(out)
-    grad = torch.zeros_like(adv) if last else torch.autograd.grad(value.sum(), adv)[0]
+    grad = torch.zeros_like(adv) if last else torch.autograd.grad(value, adv, torch.ones_like(value))[0]
     adv.requires_grad_(False)
     value = value.detach()
     if best is not None:

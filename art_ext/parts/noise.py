@@ -115,6 +115,11 @@ class Keys:
         """Keys by (seed, step): every example of the batch draws the same number."""
         return replace(self, draw=self.step, index=torch.zeros_like(self.index))
 
+    def shared_uniform(self) -> float:
+        """The one number in [0, 1) that `of_batch().uniform(())` draws for all; known without waiting for a device."""
+        one = replace(self, draw=self.step, index=torch.zeros(1, dtype=torch.int64))
+        return float(one.uniform(()))
+
     def words(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
         """(N, *shape) hashed int64 words."""
         pixels, base = math.prod(shape), mix_int(self.seed, self.draw, self.salt, lane)

@@ -53,7 +53,7 @@ class DrawnStart:
     def __call__(self, norm: Norm, keys: Keys, x: Tensor, eps: Eps) -> Tensor:
         draw = keys.stream("kind")
         if self.per == "batch":
-            draw = draw.of_batch()
+            return self.starts[int(draw.shared_uniform() * len(self.starts))](norm, keys, x, eps)
         kind = (draw.uniform(()).reshape(-1, 1, 1, 1) * len(self.starts)).long()
         delta = torch.zeros_like(x)
         for number, start in enumerate(self.starts):

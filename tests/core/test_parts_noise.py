@@ -31,6 +31,13 @@ def test_a_step_number_does_not_reach_example_noise():
     assert torch.equal(_keys([3], step=0).uniform(SHAPE), _keys([3], step=9).uniform(SHAPE))
 
 
+def test_the_number_that_a_batch_shares_is_the_one_each_example_would_draw():
+    for step in range(20):
+        keys = _keys([3, 8], step=step).stream("kind")
+        assert keys.of_batch().uniform(()).tolist() == [keys.shared_uniform()] * 2
+    assert len({_keys([3], step=step).shared_uniform() for step in range(20)}) == 20
+
+
 @pytest.mark.parametrize("change", [{"seed": 8}, {"draw": 3}])
 def test_seed_and_draw_change_the_noise(change):
     assert not torch.equal(_keys([3], **change).uniform(SHAPE), _keys([3]).uniform(SHAPE))
