@@ -193,8 +193,8 @@ def _evidence(policy: Policy, record: EvaluationRecord, digest: str | None) -> l
     return [*found, _images(policy, record)]
 
 
-def _asked(name: str, holds: bool, sentence: str) -> Requirement:
-    return Requirement(name, "pass" if holds else "fail", sentence)
+def _asked(name: str, holds: bool, sentence: str, way_out: str = "") -> Requirement:
+    return Requirement(name, "pass" if holds else "fail", sentence if holds or not way_out else f"{sentence}; {way_out}")
 
 
 def _same_model(record: EvaluationRecord, digest: str | None) -> Requirement:
@@ -210,7 +210,7 @@ def _same_threat(policy: Policy, record: EvaluationRecord) -> Requirement:
     asked, had = policy.threat, record.threat
     same = asked.norm == had.norm and abs(asked.eps - had.eps) <= 1e-9 * max(1.0, asked.eps)
     sentence = f"evaluated against {had.norm} {had.eps:g}, the policy asks for {asked.norm} {asked.eps:g}"
-    return _asked("threat", same, sentence)
+    return _asked("threat", same, sentence, f"art-ext evaluate MODEL --norm {asked.norm} --eps {asked.eps:g}")
 
 
 def _complete(record: EvaluationRecord) -> Requirement:
@@ -222,12 +222,14 @@ def _complete(record: EvaluationRecord) -> Requirement:
 def _suite(policy: Policy, record: EvaluationRecord) -> Requirement:
     order = list(SUITES)
     enough = record.suite in order and order.index(record.suite) >= order.index(policy.suite)
-    return _asked("suite", enough, f"evaluated with the suite {record.suite}, the policy asks for {policy.suite}")
+    sentence = f"evaluated with the suite {record.suite}, the policy asks for {policy.suite}"
+    return _asked("suite", enough, sentence, f"art-ext evaluate MODEL --suite {policy.suite}")
 
 
 def _images(policy: Policy, record: EvaluationRecord) -> Requirement:
     n = record.worst_case.n
-    return _asked("images", n >= policy.images, f"{n} images evaluated, the policy asks for {policy.images}")
+    sentence = f"{n} images evaluated, the policy asks for {policy.images}"
+    return _asked("images", n >= policy.images, sentence, f"art-ext evaluate MODEL --limit {policy.images}")
 
 
 def _trust(record: EvaluationRecord) -> Requirement:
