@@ -332,7 +332,7 @@ class Walk:
             return cls(attack, x, eps, mask, low, high, size)
         # In L-inf, ball and box are one box a pixel; a mask narrows it.
         reach = eps if mask is None else mask * eps
-        return cls(attack, x, eps, mask, torch.maximum(x - reach, low), torch.minimum(x + reach, high), size)
+        return cls(attack, x, eps, mask, (x - reach).clamp_(min=low), (x + reach).clamp_(max=high), size)
 
     def begin(self, delta: Tensor, *, clamped: bool) -> Tensor:
         if self.mask is not None:

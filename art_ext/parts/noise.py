@@ -12,6 +12,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -51,25 +52,38 @@ _BLOCK = 1 << 14
 
 def hashed_on_cpu(index: Tensor, base: int, pixels: int) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
     """The words of `hashed` a few rows at a time: (their slice, the words, in a buffer that is used again)."""
-    golden = np.uint64(_GOLDEN)
-    example = index.numpy().view(np.uint64) * golden + np.uint64(base & _MASK)
+    example = index.numpy().view(np.uint64) * _STRIDE
+    example += np.uint64(base & _MASK)
     _mix_on_cpu(example, np.empty_like(example))
-    pixel = np.arange(1, pixels + 1, dtype=np.uint64) * golden
     height = max(1, _BLOCK // max(1, pixels))
     buffer, spare = np.empty((2, min(height, len(example)), pixels), np.uint64)
     for first in range(0, len(example), height):
         part = example[first : first + height]
-        words = np.add(part[:, None], pixel, out=buffer[: len(part)])
+        words = np.add(part[:, None], _strides(pixels), out=buffer[: len(part)])
         _mix_on_cpu(words, spare[: len(part)])
         yield slice(first, first + height), words.view(np.int64)
 
 
+_STRIDE = np.uint64(_GOLDEN)
+_ROUNDS = [
+    (np.uint64(shift), np.uint64(factor))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+]
+"""Each round of `mix`: the shift, and the factor; the last round has none."""
+
+
+@lru_cache(maxsize=16)
+def _strides(pixels: int) -> npt.NDArray[np.uint64]:
+    """(pixels,) words that are added to that of an example."""
+    return np.arange(1, pixels + 1, dtype=np.uint64) * _STRIDE
+
+
 def _mix_on_cpu(z: npt.NDArray[np.uint64], spare: npt.NDArray[np.uint64]) -> None:
     """`mix` in place, with a buffer of the same shape."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, None)):
-        np.bitwise_xor(z, np.right_shift(z, np.uint64(shift), out=spare), out=z)
-        if factor is not None:
-            np.multiply(z, np.uint64(factor), out=z)
+    for shift, factor in _ROUNDS:
+        np.bitwise_xor(z, np.right_shift(z, shift, out=spare), out=z)
+        if factor > 1:
+            np.multiply(z, factor, out=z)
 
 
 def mix_int(*parts: int) -> int:

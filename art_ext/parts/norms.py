@@ -135,7 +135,7 @@ class Linf(Norm):
 
     def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
         """Each pixel from U(-eps, eps)."""
-        return (2 * keys.uniform(tuple(like.shape[1:])) - 1).to(like.dtype) * eps
+        return keys.uniform(tuple(like.shape[1:])).mul_(2).sub_(1).to(like.dtype).mul_(eps)
 
 
 @dataclass(frozen=True)
