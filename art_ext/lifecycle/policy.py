@@ -194,7 +194,8 @@ def _evidence(policy: Policy, record: EvaluationRecord, digest: str | None) -> l
 
 
 def _asked(name: str, holds: bool, sentence: str, way_out: str = "") -> Requirement:
-    return Requirement(name, "pass" if holds else "fail", sentence if holds or not way_out else f"{sentence}; {way_out}")
+    said = f"{sentence}; {way_out}" if way_out and not holds else sentence
+    return Requirement(name, "pass" if holds else "fail", said)
 
 
 def _same_model(record: EvaluationRecord, digest: str | None) -> Requirement:
