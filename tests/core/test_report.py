@@ -536,11 +536,27 @@ def test_curves_of_a_training_with_gaps_are_drawn(tmp_path):
     assert "Odd role!: accuracy" in (tmp_path / "report.html").read_text()
 
 
+def shown(page, script, profile):
+    """What a script in a page around a report's, with an empty frame in it, writes into `found`, by chromium."""
+    outer = profile.with_suffix(".html")
+    source = f"<textarea hidden>{html.escape(page)}</textarea>"
+    outer.write_text(f'<!doctype html><meta charset="utf-8"><body><iframe></iframe>{source}<script>{script}</script>')
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic",
+               "--disable-background-networking", "--disable-component-update", "--disable-sync",
+               f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", outer.as_uri()]  # fmt: skip
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    said = re.search(r'<p id="found">(.*?)</p>', found.stdout)
+    if said is None:
+        pytest.skip(f"chromium did not show the page: {found.stderr[-200:]}")
+    return said[1]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 def test_a_narrow_window_scrolls_only_inside_tables(page, tmp_path):
     """In a frame 400 pixels wide, since a headless window is never that narrow."""
-    measure = """<script>
+    measure = """
     const frame = document.querySelector("iframe");
+    frame.style = "width:400px;height:900px;border:0";
     frame.onload = () => {
       const page = frame.contentDocument, buttons = page.querySelectorAll("th button").length;
       const wide = [...page.querySelectorAll("body *")].filter(e => !e.closest(".table, pre, svg")
@@ -549,20 +565,30 @@ def test_a_narrow_window_scrolls_only_inside_tables(page, tmp_path):
       document.body.innerHTML = `<p id="found">${width} ${buttons} ${wide}</p>`;
     };
     frame.srcdoc = document.querySelector("textarea").value;
-    </script>"""
-    outer = tmp_path / "outer.html"
-    frame = '<iframe style="width:400px;height:900px;border:0"></iframe>'
-    source = html.escape(page.read_text())
-    outer.write_text(f'<!doctype html><meta charset="utf-8"><body>{frame}<textarea hidden>{source}</textarea>{measure}')
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-quic",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom",
-               outer.as_uri()]  # fmt: skip
-    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    said = re.search(r'<p id="found">(.*?)</p>', found.stdout)
-    if said is None:
-        pytest.skip(f"chromium did not show the page: {found.stderr[-200:]}")
-    width, buttons, wide = said[1].split(" ", 2)
+    """
+    width, buttons, wide = shown(page.read_text(), measure, tmp_path / "profile").split(" ", 2)
     assert wide == ""
     assert int(width) <= 400
     assert int(buttons) > 5  # the tables can be sorted
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+def test_its_links_work_in_the_sandboxed_frame_of_mlflow(page, tmp_path):
+    """From a blob, with scripts allowed and nothing else: there the browser follows no link within a page."""
+    click = """<script>addEventListener("load", () => {
+      document.querySelector('a[href="#checks"]').click();
+      const top = document.getElementById("checks").getBoundingClientRect().top;
+      parent.postMessage(`${Math.round(scrollY)} ${Math.round(top)}`, "*");
+    });</script>"""
+    tell = """
+    const frame = document.querySelector("iframe");
+    frame.style = "width:900px;height:600px;border:0";
+    frame.sandbox = "allow-scripts";
+    addEventListener("message", message => { document.body.innerHTML = `<p id="found">${message.data}</p>`; });
+    frame.src = URL.createObjectURL(new Blob([document.querySelector("textarea").value], { type: "text/html" }));
+    """
+    report = page.read_text().replace("</body>", f"{click}</body>")
+    assert click in report
+    scrolled, top = map(int, shown(report, tell, tmp_path / "profile").split())
+    assert scrolled > 600
+    assert -5 <= top < 600

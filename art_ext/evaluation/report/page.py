@@ -114,7 +114,7 @@ def render(record: EvaluationRecord, material: Material, compare: Mapping[str, E
         command=command_of(record),
         recipe=json.dumps(record.model.recipe, indent=1) if record.model.recipe is not None else "",
         style=_source(environment, "style.css"),
-        script=_source(environment, "sort.js"),
+        script="\n".join(_source(environment, name) for name in ("sort.js", "jump.js")),
     )
 
 
