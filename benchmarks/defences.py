@@ -180,7 +180,7 @@ def _cell(estimate: Estimate) -> str:
 
 
 def _quiet(line: str) -> None:
-    """What a training or an evaluation says is not shown; the page is what counts."""
+    """What a training or an evaluation finds is not shown, its progress is; the page is what counts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
