@@ -27,7 +27,10 @@ from art_ext_mmc.criteria import CenterPull, GSCELoss, LGMLoss, MMCLoss, MMLDALo
 from art_ext_mmc.heads import CenterHead, FixCenters, QuadraticHead, Shape
 
 Form = Literal["paper", "code"]
-Dim = Annotated[Count, Field(description="width d of the linear layer before the centres; n_classes - 1 or more")]
+WIDEST = 2**16
+"""The largest width d that is taken: a linear layer of it has tens of millions of weights already."""
+Width = Annotated[Count, Field(le=WIDEST)]
+Dim = Annotated[Width, Field(description="width d of the linear layer before the centres; n_classes - 1 or more")]
 CenterNorm = Annotated[Positive, Field(description="s, the L2 norm of each centre; MM-LDA's C = 100 is s squared")]
 
 MMC_PAPER = Paper(
@@ -116,7 +119,9 @@ class MMCRand(_CenterDistance):
     trial: ClassVar[Mapping[str, object]] = {"dim": 8}
     paper = MMC_PAPER
 
-    center_seed: Annotated[int, Field(ge=0, description="of the centres; the run's seed does not move them")] = 0
+    center_seed: Annotated[
+        int, Field(ge=0, lt=2**63, strict=True, description="of the centres; the run's seed does not move them")
+    ] = 0
 
     def _centers(self, n_classes: int) -> Tensor:
         return random_centers(n_classes, self.dim, self.center_norm, self.center_seed)
@@ -166,7 +171,7 @@ class CenterLoss(Ingredient):
 
 
 class _Quadratic(Ingredient):
-    dim: Annotated[Count | None, Field(description="of a linear layer before the distances; none when left out")] = None
+    dim: Annotated[Width | None, Field(description="of a linear layer before the distances; none when left out")] = None
     log_determinant: ClassVar[bool] = False
 
     def _head(self, shape: Shape) -> ReplaceHead:

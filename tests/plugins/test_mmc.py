@@ -639,6 +639,27 @@ def test_a_cross_entropy_attack_looks_weaker_than_the_adaptive_one():
     assert left(cw) < left(ce) - 0.3
 
 
+@pytest.mark.parametrize("seed", [2**63, 99999999999999999999999, -1, True, "3", 2.0])
+def test_impossible_seeds_of_centers(seed):
+    with pytest.raises(ConfigError, match=r"^mmc_rand\.center_seed: ") as error:
+        mmc.MMCRand(center_seed=seed)
+    assert "\n" not in str(error.value)
+
+
+def test_the_largest_seed_draws_centers():
+    _, plan = fixed(mmc.MMCRand(dim=3, center_seed=2**63 - 1))
+    assert plan.used == ("mmc_rand",)
+
+
+@pytest.mark.parametrize("kind", [mmc.MMC, mmc.MMCRand, mmc.MMLDA, mmc.LGM, mmc.GSCE], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("dim", [2**70, 2**16 + 1, 0, True, "8", 8.0])
+def test_impossible_widths(kind, dim):
+    with pytest.raises(ConfigError, match=rf"^{kind.name}\.dim: ") as error:
+        kind(dim=dim)
+    assert "\n" not in str(error.value)
+    assert kind(dim=2**16).dim == 2**16
+
+
 def test_nearest_center_ranks_raw_logits():
     out = Outputs(torch.tensor([[-1.0, -300.0], [-250.0, -200.0]]))
     detector = mmc.NearestCenter()
