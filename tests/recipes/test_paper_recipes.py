@@ -162,6 +162,19 @@ def test_every_attack_that_the_head_has_a_figure_for_is_run(path):
     assert "C&W-hc" not in head or "cw_hc" in entries
 
 
+@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
+def test_every_attack_can_reach_the_surface_of_its_ball(path):
+    recipe = load_recipe(path)
+    facts = SHAPES[recipe.data.name]
+    plan = recipe.plan(facts)
+    threat = find_threat(recipe, plan)
+    for entry, options in recipe.attacks():
+        if getattr(options, "step_size", None):
+            context = EvaluationContext(plan, threat.norm, threat.eps, facts.clip)
+            for name, attack in entry.build(options, context):
+                assert options.steps * options.step_size > 0.999 * attack.norm.largest, name
+
+
 def test_what_heads_say_of_radii_and_norms_is_run():
     def balls(name):
         recipe = load_recipe(ROOT / "recipes" / "papers" / f"{name}.yaml")
