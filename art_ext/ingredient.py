@@ -127,6 +127,11 @@ class Ingredient(BaseModel):
         """Returns the plan with this ingredient's parts in it."""
         raise TypeError(f"ingredient {self.name!r} does not define apply(plan)")
 
+    def changed(self, *options: str) -> list[str]:
+        """Which of its options are not at their defaults, so that somebody means something by them."""
+        known = type(self).model_fields
+        return [option for option in options if getattr(self, option) != known[option].default]
+
     def cannot_continue(self, model: nn.Module) -> str:
         """Why it cannot train further what was trained without it: the end of a sentence; "" where it can.
 

@@ -1,7 +1,7 @@
 """The plan: a record of parts in typed slots, with the ingredient that set each.
 
-Ingredients build a plan by `fill`, `reshape`, `alter`, `wrap`, `phase`, `help` and `tune`, in any
-order; each returns a new plan. `compose` checks it and gives the parts the engine asks for.
+Ingredients build a plan by `fill`, `reshape`, `alter`, `wrap`, `phase`, `help`, `tune` and others, in
+any order; each returns a new plan. `compose` checks it and gives the parts the engine asks for.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ Arrange = Callable[["Optimizer", nn.Module], Callable[[], None]]
 """(optimizer, net): changes the optimizer in place before the first step, and returns what undoes that at the end."""
 Measure = Callable[[Outputs], "Tensor"]
 """Outputs of N adversarial examples to (N,) values, whose mean is a metric."""
+Remark = Callable[[int], str]
+"""Epochs of a training to what its user should know about it, in one line; "" where there is nothing to say."""
 Stratum = Literal["step", "average"]
 SLOTS = ("attack", "criterion", "risk", "target", "update", "detectors", "selection")
 
@@ -148,6 +150,13 @@ class _Wrapper:
     stratum: Stratum
     needs: frozenset[str]
     optional: bool = False
+
+
+@dataclass(frozen=True)
+class _Rise:
+    owner: str
+    epochs: float
+    what: str
 
 
 @dataclass(frozen=True)
@@ -227,6 +236,8 @@ class Plan:
     arrangements: tuple[tuple[str, Arrange], ...] = ()
     measures: tuple[tuple[str, str, Measure], ...] = ()
     """(owner, name, what it measures on held-out adversarial examples)."""
+    rises: tuple[_Rise, ...] = ()
+    said: tuple[Remark, ...] = ()
     problems: tuple[Problem, ...] = ()
     used: tuple[str, ...] = ()
 
@@ -359,6 +370,21 @@ class Plan:
         """The factor of every learning rate at a moment."""
         return math.prod(factor(progress, rows) for _, factor in self.paces)
 
+    def rise(self, by: Ingredient, epochs: float, what: str) -> Plan:
+        """Says that `what` has its full size from epoch `epochs` - 1 on, as `warm_up` has it.
+
+        A training that ends before is refused by `check_epochs`.
+        """
+        return replace(self, rises=(*self.rises, _Rise(by.name, epochs, what)))
+
+    def remark(self, say: Remark) -> Plan:
+        """Adds something to say about trainings of some lengths: a warning, where `rise` and `phase` refuse."""
+        return replace(self, said=(*self.said, say))
+
+    def remarks(self, epochs: int) -> list[str]:
+        """What the ingredients say about a training of so many epochs, a line each."""
+        return [line for line in (say(epochs) for say in self.said) if line]
+
     def arrange(self, by: Ingredient, change: Arrange) -> Plan:
         """Changes the optimizer for the time of a fit: its groups, or hooks on its steps."""
         return replace(self, arrangements=(*self.arrangements, (by.name, change)))
@@ -428,7 +454,7 @@ class Plan:
         return max((phase.until_epoch for phase in self.phases), default=0)
 
     def check_epochs(self, epochs: int, name: str) -> None:
-        """Refuses a training that ends before a phase or an update gets out of its warm-up.
+        """Refuses a training that ends before a phase, an update or anything that rises gets out of its warm-up.
 
         Args:
             name: what the user calls the number of epochs.
@@ -443,6 +469,13 @@ class Plan:
                 raise ConfigError(
                     f"{owner} warms up for {until} epochs and {name} is {epochs}, so its {parts} would never be used; "
                     f"set {name} above {until}, or the warm-up of {owner} below {epochs}"
+                )
+        for rise in self.rises:
+            if rise.epochs - 1 >= epochs:
+                raise ConfigError(
+                    f"{rise.owner} warms up for {rise.epochs:g} epochs and {name} is {epochs}, so the full {rise.what} "
+                    f"would never be used; set {name} to {math.ceil(rise.epochs)}, or the warm-up of {rise.owner} to "
+                    f"{epochs} or less"
                 )
 
     def check(self) -> list[Problem]:

@@ -8,6 +8,7 @@ classifier is folded into the network, so that eps means pixels.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -356,7 +357,10 @@ class RecipeTrainer(Trainer):
         for name, value in (("nb_epochs", epochs), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
                 raise ConfigError(f"{name} is a whole number from 1, got {value!r}")
-        self.plan().check_epochs(int(epochs), "nb_epochs")
+        plan = self.plan()
+        plan.check_epochs(int(epochs), "nb_epochs")
+        for remark in plan.remarks(int(epochs)):
+            warnings.warn(remark, stacklevel=3)
         check_optimizer(self._classifier.optimizer, self._classifier.model)
 
     @staticmethod

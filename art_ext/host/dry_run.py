@@ -18,6 +18,7 @@ from art_ext.engine.step import COST
 from art_ext.evaluation.suite import Evaluator, informed
 from art_ext.host.job import Job, prepare
 from art_ext.host.recipe import Recipe
+from art_ext.host.roles import remarks, roles_of
 from art_ext.host.training import build
 from art_ext.plan import Plan
 from art_ext.types import Progress
@@ -34,7 +35,7 @@ def dry_run(recipe: Recipe, echo: Callable[[str], None], *, trust: bool = False)
         ArtExtError: as the run itself would, before its first step.
     """
     job = prepare(recipe, trust=trust)
-    for line in job.describe():
+    for line in (*job.describe(), *remarks(roles_of(job))):
         echo(line)
     plan = job.plan(job.ingredients)
     width = max(len(slot) for slot, _, _ in plan.describe())

@@ -16,7 +16,7 @@ from art_ext.host.folders import DAMAGED, RECIPE, RunState, default_folder, held
 from art_ext.host.job import Job, prepare
 from art_ext.host.outcome import Echo, evaluate_all, report
 from art_ext.host.recipe import Recipe
-from art_ext.host.roles import roles_of
+from art_ext.host.roles import remarks, roles_of
 from art_ext.host.training import parent_info, train
 from art_ext.lifecycle.family import Family
 from art_ext.secrets import masked_data
@@ -36,6 +36,7 @@ def harden(
         Stopped: after SIGTERM or the first SIGINT; what was done is kept.
     """
     job = prepare(recipe, trust=trust)
+    roles_of(job)  # refuses before there is a folder
     with Signals().heard() as signals:
         first = Run(job.settings, job.train.seed, signals=signals)  # starts the other processes, if there are to be any
         folder = first.from_first(lambda: new_folder(output or recipe.output or default_folder(recipe.name)))
@@ -59,7 +60,8 @@ def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool
     folder, leads = state.folder, first.rank == 0
     say: Echo = echo if leads else _nothing
     tracking = resolve_tracking(job.recipe.track.uri, Path.cwd())
-    for line in job.describe():
+    roles = roles_of(job)
+    for line in (*job.describe(), *remarks(roles)):
         say(line)
     say(f"files     {folder}")
     say(f"tracking  {tracking.describe()}")
@@ -68,7 +70,7 @@ def carry_out(job: Job, state: RunState, first: Run, echo: Echo, *, resume: bool
     outcomes = []
     try:
         with Family(tracking, info, experiment=track.experiment, register=track.registered_as) as family:
-            for role in roles_of(job):
+            for role in roles:
                 done = role.name in state.done
                 found = train(
                     role, folder / role.name, tracking, signals=first.signals, resume=resume, done=done

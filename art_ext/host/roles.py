@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from art_ext.lifecycle.roles import HARDENED, UNDEFENDED
 from art_ext.plan import Plan
 from art_ext.secrets import masked_data
 
-__all__ = ["Role", "roles_of"]
+__all__ = ["Role", "remarks", "roles_of"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,8 @@ def roles_of(job: Job) -> list[Role]:
         role.plan.check_epochs(role.epochs, f"train.epochs of {role.name}")
         job.check_start(role.ingredients)
     return [*bare, *beside, Role(HARDENED, job, job.ingredients)]
+
+
+def remarks(roles: Sequence[Role]) -> list[str]:
+    """What a user should know about these trainings before they start, each line once."""
+    return list(dict.fromkeys(f"note      {line}" for role in roles for line in role.plan.remarks(role.epochs)))

@@ -84,7 +84,21 @@ class FAT(Ingredient):
             clip=plan.facts.clip,
             jitter=self.jitter,
         )
-        return plan.default(self, attack=attack, risk=Madry()).alter(self, "attack", self._friendly)
+        plan = plan.default(self, attack=attack, risk=Madry()).alter(self, "attack", self._friendly)
+        return plan.remark(self._idle)
+
+    def _idle(self, epochs: int) -> str:
+        """Which milestones a training does not reach: those that were asked for, or all of them."""
+        late = [milestone for milestone in self.milestones if milestone >= epochs]
+        if late and len(late) == len(self.milestones):
+            return (
+                f"fat: tau stays {self.tau} to the end, epoch {epochs}, since the first milestone is "
+                f"{min(late):g}; set fat.milestones lower for it to rise"
+            )
+        if late and self.changed("milestones"):
+            listed = " and ".join(f"{milestone:g}" for milestone in late)
+            return f"fat.milestones: nothing happens at {listed}, after the last of {epochs} epochs"
+        return ""
 
     def _friendly(self, attack: Any) -> PGD:
         """The attack with the early stop.
@@ -94,10 +108,8 @@ class FAT(Ingredient):
         """
         if not isinstance(attack, PGD):
             raise ConfigError(f"fat stops PGD early, but the attack is {attack}; combine it with pgd_at or trades")
-        if not isinstance(attack, FriendlyPGD):
-            for option in self.own:
-                if getattr(self, option) != type(self).model_fields[option].default:
-                    raise ConfigError(
-                        f"fat.{option} has no effect on the attack that another ingredient sets; set {option} there"
-                    )
+        for option in () if isinstance(attack, FriendlyPGD) else self.changed(*self.own):
+            raise ConfigError(
+                f"fat.{option} has no effect on the attack that another ingredient sets; set {option} there"
+            )
         return replace(attack, tau=Tau(self.tau, self.milestones))

@@ -64,7 +64,6 @@ class Bag(Ingredient):
         Raises:
             ConfigError: for options of an attack that another ingredient sets.
         """
-        for option in () if isinstance(attack, BagPGD) else ("eps", "steps", "step_size"):
-            if getattr(self, option) != type(self).model_fields[option].default:
-                raise ConfigError(f"bag.{option} does nothing to the attack of another ingredient; set it there")
+        for option in () if isinstance(attack, BagPGD) else self.changed("eps", "steps", "step_size"):
+            raise ConfigError(f"bag.{option} does nothing to the attack of another ingredient; set it there")
         return attack

@@ -55,7 +55,7 @@ class EpsWarmUp(Ingredient):
     epochs: Annotated[Positive, Field(description="of the rise; 10, 15 and 20 were tried")] = 15
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.alter(self, "attack", Grow(self.name, self.epochs))
+        return plan.alter(self, "attack", Grow(self.name, self.epochs)).rise(self, self.epochs, "radius")
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,18 @@ class EarlyStopSteps(Ingredient):
         return self
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.alter(self, "attack", self._stopped)
+        return plan.alter(self, "attack", self._stopped).remark(self._idle)
+
+    def _idle(self, epochs: int) -> str:
+        """Which of its epochs a training does not reach: those that were asked for, or both."""
+        if self.first >= epochs:
+            return (
+                f"{self.name}: its counter stays 1 (tau 0) to the end, epoch {epochs}, since first is {self.first:g}; "
+                "set first lower for it to rise"
+            )
+        if self.second >= epochs and self.changed("second"):
+            return f"{self.name}.second: nothing happens at {self.second:g}, after the last of {epochs} epochs"
+        return ""
 
     def _stopped(self, attack: Any) -> PGD:
         if not isinstance(attack, PGD):

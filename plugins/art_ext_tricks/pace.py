@@ -46,7 +46,7 @@ class LRWarmUp(Ingredient):
     epochs: Annotated[Positive, Field(description="of the rise; 10, 15 and 20 were tried")] = 15
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.pace(self, WarmUp(self.epochs))
+        return plan.pace(self, WarmUp(self.epochs)).rise(self, self.epochs, "learning rate")
 
 
 class ScaleLR(Ingredient):

@@ -282,6 +282,24 @@ def test_a_warm_up_that_swallows_the_training_is_refused(wait, part):
         )
 
 
+def test_a_rise_that_ends_after_the_training_is_refused():
+    plan = Plan.of([make("slow", lambda plan, me: plan.rise(me, 3, "radius"))], FACTS)
+    plan.check_epochs(3, "epochs")
+    with pytest.raises(ConfigError) as error:
+        plan.check_epochs(2, "epochs")
+    assert str(error.value) == (
+        "slow warms up for 3 epochs and epochs is 2, so the full radius would never be used; set epochs to 3, or the "
+        "warm-up of slow to 2 or less"
+    )
+
+
+def test_remarks_are_about_some_lengths_of_a_training():
+    short = make("short", lambda plan, me: plan.remark(lambda epochs: f"{epochs} are few" if epochs < 5 else ""))
+    plan = Plan.of([short], FACTS)
+    assert plan.remarks(4) == ["4 are few"]
+    assert plan.remarks(5) == []
+
+
 def test_the_attack_follows_the_criterion_of_the_moment():
     follow = make(
         "follow", lambda plan, me: plan.fill(me, attack=PGD(Linf(0.1), 3, objective=of_criterion), risk=Madry())

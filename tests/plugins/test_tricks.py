@@ -215,6 +215,62 @@ def test_paces_leave_the_optimizer_s_own_rate_alone_and_are_shown():
     assert trainer.history.epochs[-1].metrics["lr"] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize(("kind", "what"), [(LRWarmUp, "learning rate"), (EpsWarmUp, "radius")])
+def test_a_warm_up_that_never_ends_is_refused_before_any_work(kind, what):
+    model, (x, y) = network().float(), data()
+    trainer = RecipeTrainer(classifier(model), [AT, kind(epochs=1000)], track=False, verbose=False)
+    before = weights(model)
+    with pytest.raises(ConfigError) as error:
+        trainer.fit(x.numpy(), y.numpy(), nb_epochs=30)
+    assert str(error.value) == (
+        f"{kind.name} warms up for 1000 epochs and nb_epochs is 30, so the full {what} would never be used; "
+        f"set nb_epochs to 1000, or the warm-up of {kind.name} to 30 or less"
+    )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [LRWarmUp, EpsWarmUp])
+def test_the_shortest_training_that_a_warm_up_takes_reaches_the_full_size(kind):
+    """Of `epochs`, the last one runs at the full size, as min((t + 1) / epochs, 1) says."""
+    plan = Plan.of([AT, kind(epochs=4)], FACTS)
+    plan.check_epochs(4, "epochs")
+    rate, attack = plan.paced(Progress(3, 4), 8), plan.compose().attack.at(Progress(3, 4))
+    assert (rate, attack.norm.eps) == (1, AT.eps)
+    with pytest.raises(ConfigError, match="set epochs to 4, or"):
+        plan.check_epochs(3, "epochs")
+
+
+@pytest.mark.parametrize(
+    ("trick", "epochs", "said"),
+    [
+        (EarlyStopSteps(), 71, ""),
+        (EarlyStopSteps(), 60, ""),
+        (EarlyStopSteps(), 40, "its counter stays 1 (tau 0) to the end, epoch 40, since first is 40"),
+        (EarlyStopSteps(first=5, second=80), 60, "early_stop_steps.second: nothing happens at 80, after the last"),
+        (FAT(), 91, ""),
+        (FAT(), 60, ""),
+        (FAT(), 20, "fat: tau stays 0 to the end, epoch 20, since the first milestone is 50"),
+        (FAT(tau=1, milestones=(30, 40)), 20, "fat: tau stays 1 to the end, epoch 20, since the first milestone is 30"),
+        (FAT(milestones=(8, 30, 40)), 20, "fat.milestones: nothing happens at 30 and 40, after the last of 20 epochs"),
+        (FAT(milestones=()), 20, ""),
+    ],
+)
+def test_milestones_beyond_the_end_are_remarked_on(trick, epochs, said):
+    base = [] if isinstance(trick, FAT) else [AT]
+    plan = Plan.of([*base, trick], FACTS)
+    plan.check_epochs(epochs, "epochs")
+    remarks = plan.remarks(epochs)
+    assert len(remarks) == bool(said)
+    assert all(said in remark and "\n" not in remark for remark in remarks)
+
+
+def test_a_trainer_warns_of_milestones_beyond_the_end():
+    x, y = data()
+    trainer = RecipeTrainer(classifier(network().float()), [FAT(eps=0.1, steps=1)], track=False, verbose=False)
+    with pytest.warns(UserWarning, match="fat: tau stays 0 to the end, epoch 1"):
+        trainer.fit(x.numpy(), y.numpy(), nb_epochs=1)
+
+
 # The attack ----------------------------------------------------------------------------------------------------
 
 

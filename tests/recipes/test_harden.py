@@ -197,6 +197,28 @@ def test_one_attack_at_two_radii_has_two_names(capsys):
     assert "evaluate  pgd2_linf_0.3:" in out
 
 
+def test_a_dry_run_says_what_the_length_of_a_training_leaves_out(capsys):
+    fat = [str(ROOT / "recipes" / "digits" / "fat.yaml"), "--dry-run", "--set", "train.threads=1"]
+    assert run("harden", *fat, "--set", "fat.milestones=[8, 99]", "--set", "beside={}") == 0
+    assert "note      fat.milestones: nothing happens at 99, after the last of " in capsys.readouterr().out
+
+
+def test_a_warm_up_that_never_ends_is_refused_by_the_dry_run(capsys):
+    attacked = "{pgd_at: {eps: 0.15, steps: 2}}"
+    for name, use, beside, what in (
+        ("train.epochs", "{lr_warmup: {epochs: 1000}}", "{}", "learning rate"),
+        ("train.epochs", "{eps_warmup: {epochs: 1000}}", "{}", "radius"),
+        ("train.epochs of slow", "weight_decay", f"{{slow: [{attacked}, {{eps_warmup: {{epochs: 1000}}}}]}}", "radius"),
+    ):
+        settings = (f"use=[{attacked}, {use}]", f"beside={beside}", "train.epochs=3")
+        words = [word for setting in settings for word in ("--set", setting)]
+        assert run("harden", str(RECIPE), "--dry-run", *words) == 2
+        said = capsys.readouterr().err.strip()
+        assert f"warms up for 1000 epochs and {name} is 3, so the full {what} would never be used" in said
+        assert said.startswith("error: ")
+        assert "\n" not in said
+
+
 def test_bad_input_ends_with_its_exit_code_before_any_work(tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
