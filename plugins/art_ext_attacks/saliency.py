@@ -32,6 +32,8 @@ from art_ext.api import (
 from art_ext_attacks.passes import look, slopes
 from art_ext_attacks.settings import AttackSettings
 
+Target = Literal["random", "least_likely"]
+
 
 def saliency(for_target: Tensor, for_others: Tensor, *, up: bool) -> Tensor:
     """What raising (or lowering) a value does for the target and against all others (Papernot et al., eq. (8)).
@@ -58,11 +60,14 @@ class JSMA:
     Attributes:
         values: how many values (pixels, or channels of them) may change.
         theta: change of a value in a step, in clip-value units; None for the clip range.
+        target: which wrong class the values are to help, where the score has no targets: one drawn,
+            or the one that the network thinks least likely at the start.
     """
 
     values: int
     n_classes: int
     theta: float | None = None
+    target: Target = "random"
     clip: tuple[float, float] = (0.0, 1.0)
     objective: Objective = cw  # for the aim alone
     bn: Literal["eval"] = "eval"
@@ -72,7 +77,7 @@ class JSMA:
         return L0(float(self.values))
 
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
-        target = score.y if score.targeted else wrong_classes(keys, score.y, self.n_classes)
+        target = score.y if score.targeted else self._wrong(net, x, score.y, keys)
         size = self.theta or self.clip[1] - self.clip[0]
         free = torch.ones_like(x, dtype=torch.bool) if mask is None else (mask > 0).expand_as(x).clone()
         adv, changed = x.clone(), torch.zeros_like(x, dtype=torch.bool)
@@ -92,6 +97,12 @@ class JSMA:
             adv[rows] = torch.where(picked, adv[rows] + size * way, adv[rows]).clamp(*self.clip)
             changed[rows] |= picked
             free[rows] &= ~(picked & ((adv[rows] <= self.clip[0]) | (adv[rows] >= self.clip[1])))
+
+    def _wrong(self, net: Forward, x: Tensor, y: Tensor, keys: Keys) -> Tensor:
+        if self.target == "random":
+            return wrong_classes(keys, y, self.n_classes)
+        with torch.no_grad():
+            return look(net, x).logits.scatter(1, y[:, None], float("inf")).argmin(1)
 
     def _ranked(self, net: Forward, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """How much each value helps, and in which direction; both shaped as x."""
@@ -114,7 +125,8 @@ class JSMA:
 
     def __str__(self) -> str:
         size = "the clip range" if self.theta is None else f"{self.theta:g}"
-        return f"JSMA({self.values} values, theta {size}, towards a random wrong class)"
+        wrong = {"random": "a random wrong class", "least_likely": "the least likely class"}[self.target]
+        return f"JSMA({self.values} values, theta {size}, towards {wrong})"
 
 
 class JSMASettings(AttackSettings):
@@ -122,9 +134,10 @@ class JSMASettings(AttackSettings):
 
     values: Annotated[Count | None, Field(description="that may change; the threat's eps in l0, else a tenth")] = None
     theta: Annotated[Positive | None, Field(description="change in a step; the clip range when left out")] = None
+    target: Annotated[Target, Field(description="wrong class that is helped: drawn, or argmin_k z_k")] = "random"
 
     def jsma(self, facts: Facts, usual: int) -> JSMA:
-        return JSMA(self.values or usual, facts.n_classes, self.theta, facts.clip)
+        return JSMA(self.values or usual, facts.n_classes, self.theta, self.target, facts.clip)
 
 
 class JSMAIngredient(Ingredient, JSMASettings):
@@ -150,7 +163,8 @@ def tenth(facts: Facts) -> int:
 
 def build(options: JSMASettings, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
     attack = options.jsma(context.facts, int(context.eps) if context.norm == "l0" else tenth(context.facts))
-    return [(f"jsma{attack.values}", attack)]
+    suffix = "" if attack.target == "random" else f"_{attack.target}"
+    return [(f"jsma{attack.values}{suffix}", attack)]
 
 
 ENTRY = AttackEntry("jsma", "a few values by their saliency (Papernot et al., EuroS&P 2016)", JSMASettings, build)

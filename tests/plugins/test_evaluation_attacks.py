@@ -1,6 +1,7 @@
 """The attacks of evaluations beside AutoAttack's: against linear networks, whose answers are known."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -301,6 +302,34 @@ def test_jsma_changes_few_values_and_finds_them():
     assert adv.min() == 0
     ((_, default),) = saliency.build(saliency.JSMASettings(), CONTEXT)
     assert default.norm.largest == 3
+
+
+def test_jsma_helps_the_class_that_it_is_told_to():
+    model, x = linear(), images(20)
+    z = model(x)
+    context = EvaluationContext(Plan(FACTS), "l0", 1.0, (0.0, 1.0))
+    ((name, attack),) = saliency.build(saliency.JSMASettings(target="least_likely"), context)
+    assert name == "jsma1_least_likely"
+    assert "least likely" in str(attack)
+    adv, _ = run(attack, model, x)
+    # the one value that may move is that of the largest saliency for the least likely class
+    for moved, least in zip((adv != x).flatten(1), z.argmin(1), strict=True):
+        own, others = model.weight[least], model.weight.sum(0) - model.weight[least]
+        best = torch.maximum(saliency.saliency(own, others, up=True), saliency.saliency(own, others, up=False)).argmax()
+        assert moved.nonzero().flatten().tolist() == [best.item()]
+    drawn, _ = run(replace(attack, target="random"), model, x)
+    assert not torch.equal(adv, drawn)
+
+
+def test_jsma_never_helps_the_true_class():
+    model, x = linear(2), images()
+    y = model(x).argmin(1)  # wrong already, and the true class the least likely one
+    adv, wrong = run(saliency.JSMA(3, 2, target="least_likely"), model, x, y)
+    assert torch.equal(adv, x)
+    assert wrong.all()
+    y = model(x).argmax(1)
+    both = [run(saliency.JSMA(3, 2, target=target), model, x, y)[0] for target in ("random", "least_likely")]
+    assert torch.equal(*both)  # of two classes one is wrong
 
 
 def test_l0_pgd_changes_few_pixels_and_finds_the_best_of_them():
