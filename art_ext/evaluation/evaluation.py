@@ -18,6 +18,7 @@ from art_ext.engine.net import Net
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError, DataError
 from art_ext.evaluation import lineup as names
+from art_ext.evaluation.asked import Asked, asked_attacks
 from art_ext.evaluation.campaign import Campaign
 from art_ext.evaluation.checking import Checking
 from art_ext.evaluation.counting import Spending, Spent
@@ -122,6 +123,7 @@ class Evaluation:
         data: what it is evaluated on; never rows that it was trained on.
         threat: what the attacker may do.
         attacks: the attacks that plugins offer, by name.
+        asked: those of them that a recipe names itself, with their options.
         baseline: the undefended network, attacked the same way, and a surrogate for transfer.
         baseline_name: what it is, where it is another one.
         beside: evaluations of other methods by name; those under the same attacks are shown beside this one.
@@ -143,6 +145,7 @@ class Evaluation:
         *,
         info: DataInfo | None = None,
         attacks: Mapping[str, AttackEntry] | None = None,
+        asked: Asked = (),
         baseline: Net | None = None,
         baseline_name: str = UNDEFENDED,
         beside: Mapping[str, EvaluationRecord] | None = None,
@@ -165,7 +168,7 @@ class Evaluation:
         self.repeats = repeats(self.evaluator, n)
         self.detectors, unjudged = self._detectors()
         self.confidence = self._confidence()
-        self.lineup = self._lineup(attacks or {}, baseline)
+        self.lineup = self._lineup(attacks or {}, asked, baseline)
         if unjudged:
             self.lineup.missing[subject.plan.owner("detectors")] = unjudged
         last = effort(threat, *options.suite.effort) if subject.gradients else ()
@@ -294,16 +297,17 @@ class Evaluation:
         spent = self.spent if net is self.subject.net else None
         return Evaluator(net, rows.x, rows.y, seed=self.options.seed, device=self.options.device, spent=spent)
 
-    def _lineup(self, entries: Mapping[str, AttackEntry], baseline: Net | None) -> Lineup:
+    def _lineup(self, entries: Mapping[str, AttackEntry], asked: Asked, baseline: Net | None) -> Lineup:
         threat, subject = self.threat, self.subject
         surrogates = {} if baseline is None else {"undefended": Spending(baseline, self.spent)}
+        context = EvaluationContext(subject.plan, threat.norm, threat.eps, threat.clip, surrogates, self.detectors)
         return build_lineup(
             subject.plan,
             threat,
             self.options.suite,
             entries,
-            EvaluationContext(subject.plan, threat.norm, threat.eps, threat.clip, surrogates, self.detectors),
-            extra=self.options.extra,
+            context,
+            extra=[*self.options.extra, *asked_attacks(asked, context, self.notes)],
             adaptive=subject.adaptive,
             random=bool(self.repeats.varied.any()),
             gradients=subject.gradients,

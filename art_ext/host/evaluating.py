@@ -13,10 +13,8 @@ import torch
 from art_ext.data.batches import split_off
 from art_ext.data.entry import Data, Split
 from art_ext.engine.net import Net
-from art_ext.entries import EvaluationContext, Family
 from art_ext.errors import ArtExtError, ConfigError
 from art_ext.evaluation.evaluation import Evaluation, Options
-from art_ext.evaluation.lineup import Planned, family_of
 from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
 from art_ext.evaluation.rejecting import TPRS
 from art_ext.evaluation.report import report_on
@@ -29,7 +27,7 @@ from art_ext.evaluation.verdict import two_lines
 from art_ext.host.evaluation_text import Progress, lines_of
 from art_ext.host.evaluations import Asked, place_for
 from art_ext.host.folders import STATE, default_folder
-from art_ext.host.job import distinct, find_threat
+from art_ext.host.job import find_threat
 from art_ext.host.manager import Catalogue, default_manager
 from art_ext.host.models import OpenedModel, open_model
 from art_ext.host.publishing import publish_evaluation
@@ -37,7 +35,6 @@ from art_ext.host.recipe import Recipe, load_recipe, recipe_from
 from art_ext.host.recipe_files import find_recipe
 from art_ext.host.trained import beside_of, cost_of, role_of, trained
 from art_ext.lifecycle.roles import UNDEFENDED, is_role
-from art_ext.parts.attacks import Attack
 from art_ext.plan import Plan
 from art_ext.secrets import masked
 from art_ext.types import Facts
@@ -165,7 +162,6 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         bare, _ = net_for(found.baseline.module.to(device), Plan.of((), plan.facts), sample)
     options = Options(
         suite_named(request.suite),
-        extra=named_attacks(found.recipe, catalogue, plan, found.threat, notes),
         seed=request.seed,
         device=device,
         folder=found.folder,
@@ -187,6 +183,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         options,
         info=DataInfo(data.name, data.source, "", len(test), data.class_names, picked),
         attacks=catalogue.attacks,
+        asked=() if found.recipe is None else found.recipe.attacks(catalogue),
         baseline=bare,
         baseline_name=_called(found.baseline) or UNDEFENDED,
         beside=beside_of(role_of(request.model)),
@@ -226,28 +223,6 @@ def evaluate(request: Request, echo: Echo, *, brief: bool = False) -> Evaluation
         if tracked is not None:
             echo(tracked)
     return record
-
-
-def named_attacks(
-    recipe: Recipe | None, catalogue: Catalogue, plan: Plan, threat: Threat, notes: list[str]
-) -> list[Planned]:
-    """The attacks that a recipe names itself; they run on all images.
-
-    Args:
-        notes: get a sentence for each that cannot be made against this plan, such as one on another method's objective.
-    """
-    found: list[tuple[str, Attack]] = []
-    families: dict[int, Family] = {}
-    context = EvaluationContext(plan, threat.norm, threat.eps, threat.clip)
-    for entry, options in () if recipe is None else recipe.attacks(catalogue):
-        try:
-            built = entry.build(options, context)
-        except ConfigError as error:
-            notes.append(f"the recipe's attack {entry.name} did not run: {error}")
-            continue
-        found += built
-        families |= {id(attack): family_of(attack, entry) for _, attack in built}
-    return [Planned(name, attack, families[id(attack)], True) for name, attack in distinct(found)]
 
 
 def _head(found: Found, request: Request, evaluation: Evaluation) -> list[str]:

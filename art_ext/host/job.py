@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +24,7 @@ from art_ext.engine.run import RunSettings
 from art_ext.engine.warm_start import objections, refuse
 from art_ext.entries import AttackEntry, EvaluationContext
 from art_ext.errors import ConfigError
+from art_ext.evaluation.asked import distinct
 from art_ext.evaluation.suite import Threat, threat_of
 from art_ext.host.given import Given, open_given
 from art_ext.host.manager import Catalogue
@@ -33,7 +33,7 @@ from art_ext.host.recipe import Recipe
 from art_ext.host.sections import Train
 from art_ext.ingredient import Ingredient
 from art_ext.parts.attacks import Attack
-from art_ext.parts.norms import Norm
+from art_ext.parts.detectors import Detector
 from art_ext.parts.surgery import find_head
 from art_ext.plan import Plan
 from art_ext.types import Facts
@@ -160,29 +160,47 @@ class Job:
     def attacks(self, plan: Plan) -> list[tuple[str, Attack]]:
         """The evaluation's attacks against a plan, by the names their results have.
 
+        Those that fight detectors are not among them: these are fitted when the suite begins.
+
         Raises:
-            ConfigError: for an attack that can be made neither against this plan nor against the recipe's own.
+            ConfigError: for an attack that cannot be made against the recipe's own plan.
         """
         return distinct([named for entry, options in self._entries() for named in self._built(entry, options, plan)])
 
+    def _context(self, plan: Plan, detectors: Sequence[Detector] = ()) -> EvaluationContext:
+        return EvaluationContext(plan, self.threat.norm, self.threat.eps, self.facts.clip, detectors=detectors)
+
     def _built(self, entry: AttackEntry, options: Any, plan: Plan) -> Sequence[tuple[str, Attack]]:
         """None where it is about the recipe's own method, and the plan is another: the undefended one, for instance."""
-
-        def context(of: Plan) -> EvaluationContext:
-            return EvaluationContext(of, self.threat.norm, self.threat.eps, self.facts.clip)
-
         try:
-            return entry.build(options, context(plan))
+            return entry.build(options, self._context(plan))
         except ConfigError:
-            entry.build(options, context(self.plan(self.ingredients)))
             return ()
 
     def _entries(self) -> list[tuple[AttackEntry, Any]]:
-        asked = self.recipe.attacks(self.catalogue)
+        """Those that the recipe names and that need no fitted detectors, or else the usual ones."""
+        asked = [named for named in self.recipe.attacks(self.catalogue) if self._can(*named)]
         if asked:
-            return list(asked)
+            return asked
         entries = ((self.catalogue.attack(name), options) for name, options in DEFAULT_ATTACKS)
         return [(entry, entry.options(**options)) for entry, options in entries]
+
+    def _can(self, entry: AttackEntry, options: Any) -> bool:
+        """Whether it can be made before an evaluation has fitted the detectors.
+
+        Raises:
+            ConfigError: where it cannot be made against the recipe's plan at all.
+        """
+        plan = self.plan(self.ingredients)
+        try:
+            entry.build(options, self._context(plan))
+        except ConfigError:
+            entry.build(options, self._context(plan, plan.compose().detectors))
+            if self.recipe.suite == "none":
+                word = f"{entry.name} attacks detectors, which a suite alone fits and judges"
+                raise ConfigError(f"{word}; set suite: quick, or leave it out") from None
+            return False
+        return True
 
     def describe(self) -> list[str]:
         """What is about to be done, in a few lines."""
@@ -202,7 +220,6 @@ class Job:
             return ""
         return f", trained further from {self.given.source}" + (f" ({self.given.note})" if self.given.note else "")
 
-
     def data_facts(self) -> dict[str, Any]:
         return {
             "name": self.data.name,
@@ -212,27 +229,6 @@ class Job:
             "n_held_out": len(self.held_out),
             "n_test": len(self.data.test),
         }
-
-
-def distinct(built: Sequence[tuple[str, Attack]]) -> list[tuple[str, Attack]]:
-    """Each attack once, and no two of one name: those that share theirs are told apart by budget, then by number."""
-    made = list({(name, str(attack)): (name, attack) for name, attack in built}.values())
-    times = Counter(name for name, _ in made)
-    found: dict[str, Attack] = {}
-    for name, attack in made:
-        label = wanted = name if times[name] == 1 else f"{name}_{_budget(attack)}"
-        number = 1
-        while label in found:
-            number += 1
-            label = f"{wanted}_{number}"
-        found[label] = attack
-    return list(found.items())
-
-
-def _budget(attack: Attack) -> str:
-    """Norm and radius, for attacks that differ in nothing else: "linf_0.15"."""
-    norm = getattr(attack, "norm", None)
-    return f"{norm.name}_{norm.largest:g}" if isinstance(norm, Norm) else str(attack)
 
 
 def prepare(recipe: Recipe, *, trust: bool = False) -> Job:

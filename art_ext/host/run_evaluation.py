@@ -15,7 +15,6 @@ from art_ext.evaluation.record import UNDEFENDED, DataInfo, EvaluationRecord, Mo
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
 from art_ext.evaluation.suites import suite_named
-from art_ext.host.evaluating import named_attacks
 from art_ext.host.evaluation_text import Progress
 from art_ext.host.roles import Role
 from art_ext.host.trained import cost_of, trained
@@ -88,7 +87,6 @@ def _evaluation(
         job.threat,
         Options(
             suite_named(job.recipe.suite),
-            extra=named_attacks(job.recipe, job.catalogue, plan, job.threat, notes),
             seed=job.train.seed,
             tprs=job.recipe.tprs,
             device=run.device,
@@ -98,6 +96,7 @@ def _evaluation(
         ),
         info=DataInfo(data.name, data.source, "", len(data.test), data.class_names, "test split"),
         attacks=job.catalogue.attacks,
+        asked=job.recipe.attacks(job.catalogue),
         baseline=bare,
         baseline_name="given" if job.baseline == "given" else UNDEFENDED,
         beside=beside,

@@ -83,7 +83,10 @@ class EvadingOptions(BaseModel):
 def build_evading(options: EvadingOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
     """A sweep against each detector on its own, and one against all of them, which must all keep the input."""
     if not context.detectors:
-        raise ConfigError("evade_detectors needs detectors with thresholds; give held-out images (calibration)")
+        raise ConfigError(
+            "evade_detectors attacks detectors with thresholds, and the evaluation has none; evaluate a defence that "
+            "has them, with held-out images"
+        )
     ball = norm_named(options.norm or context.norm, options.eps or context.eps)
 
     def sweep(objective: Objective, *detectors: Detector) -> Sweep:

@@ -168,7 +168,7 @@ def test_the_black_box_goes_for_the_objective():
 
 def test_a_recipes_objective_is_left_out_for_networks_of_other_methods():
     """The undefended twin and the methods beside declare none of that name; a misspelt one is refused in time."""
-    from art_ext.host.evaluating import named_attacks
+    from art_ext.evaluation.asked import asked_attacks
     from art_ext.host.job import prepare
     from art_ext.host.recipe import load_recipe
 
@@ -177,7 +177,8 @@ def test_a_recipes_objective_is_left_out_for_networks_of_other_methods():
     assert [name for name, _ in job.attacks(job.plan(job.ingredients))] == ["square_pc_term", "pgd3"]
     assert [name for name, _ in job.attacks(job.plan(()))] == ["pgd3"]
     notes: list[str] = []
-    found = named_attacks(job.recipe, job.catalogue, job.plan(()), job.threat, notes)
+    context = EvaluationContext(job.plan(()), job.threat.norm, job.threat.eps, job.threat.clip)
+    found = asked_attacks(job.recipe.attacks(job.catalogue), context, notes)
     assert [planned.name for planned in found] == ["pgd3"]
     assert "attack square did not run: unknown objective 'pc_term'" in notes[0]
     with pytest.raises(ConfigError, match="did you mean pc_term"):

@@ -36,7 +36,12 @@ from art_ext.data.batches import ArrayBatches
 from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run, RunSettings
+from art_ext.evaluation.evaluation import Evaluation, Options
+from art_ext.evaluation.record import ModelInfo
 from art_ext.evaluation.rejection import eligible, roc_auc
+from art_ext.evaluation.subject import Rows, Subject
+from art_ext.evaluation.suites import suite_named
+from art_ext.evaluation.threat import Threat
 from art_ext.host.beside import describe_network, keep_network
 from art_ext.host.job import prepare
 from art_ext.host.recipe import load_recipe
@@ -477,6 +482,32 @@ def test_evaluations_run_the_white_box_attack_and_the_sweep_on_each_detector_and
     for name in ("evade_detectors", "cw_wb"):
         with pytest.raises(ConfigError, match="detector"):
             entries[name].build(entries[name].options(), EvaluationContext(context.plan, "linf", 0.2, (0.0, 1.0)))
+
+
+def test_a_recipe_names_the_attacks_on_detectors_and_the_suite_runs_them(victim):
+    """They are built where the evaluation has fitted the detectors; the rows before it are of the other attacks."""
+    _, net, x, y, _ = victim
+    asked = "evaluate=[{cw_wb: {steps: 20}}, {pgd: {steps: 3}}, {evade_detectors: {steps: 5}}]"
+    job = prepare(load_recipe("digits/rce", [asked]))
+    assert [name for name, _ in job.attacks(job.plan(job.ingredients))] == ["pgd3"]
+    rows, plan = Rows(x, y), Plan.of([rce.RCE()], Facts(3, tuple(x.shape[1:])))
+    done = Evaluation(
+        Subject(net, plan, ModelInfo("rce", "sha256:0", plan.used), True, {}),
+        rows,
+        Threat("linf", 0.2),
+        Options(suite_named("quick")),
+        asked=job.recipe.attacks(job.catalogue),
+        calibration=rows,
+        seen={"training": rows},
+    )
+    sweeps = [f"evading5_{name}" for name in ("confidence_odds", "non_me", "k_density", "all")]
+    assert done.lineup.listed == ["cw_wb5", "pgd3", *sweeps]
+    with pytest.raises(ConfigError, match="cw_wb attacks detectors, which a suite alone fits and judges; set suite"):
+        prepare(load_recipe("digits/rce", [asked, "suite=none"]))
+    with pytest.raises(ConfigError, match="cw_wb attacks a fitted K-density detector, and the evaluation has none"):
+        prepare(load_recipe("digits/pgd_at", [asked]))
+    only = prepare(load_recipe("digits/rce", ["evaluate=[{cw_wb: {steps: 20}}]"]))
+    assert [name for name, _ in only.attacks(only.plan(only.ingredients))] == ["pgd20", "pgd20_margin"]
 
 
 def test_unbounded_pixels_and_targets_without_a_class_are_refused():
