@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import pickle
 import re
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.functional import cross_entropy
 
 from art_ext.engine.fit import Fit
 from art_ext.engine.run import Run
@@ -251,6 +253,53 @@ class TwoSteps:
 
     def epoch(self, *where):
         return islice(self.batches.epoch(*where), 2)
+
+
+NETWORKS = [
+    pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if "timm: wrn" in path.read_text() else [])
+    for path in PAPERS
+]
+
+
+@pytest.mark.parametrize("path", NETWORKS)
+def test_its_own_network_is_built_as_said_and_learns_from_two_images(path, folders):
+    name = load_recipe(path).data.name
+    recipe = load_recipe(path, [f"data.root={folders[name]}", "train.held_out=0.2", "train.batch_size=2"])
+    job = prepare(recipe)
+    run = Run(job.settings, job.train.seed)
+    network, net = build(job, job.plan(job.ingredients), run)
+    batch = next(iter(job.batches(run.device).epoch(0)))
+    logits = net(batch.x).logits
+    assert logits.shape == (2, job.facts.n_classes)
+    cross_entropy(logits, batch.y).backward()
+    gradients = [weight.grad for weight in network.parameters() if weight.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+    assert sum(bool(gradient.any()) for gradient in gradients) > len(gradients) / 2
+    _is_as_said(network, recipe, job.facts.n_classes)
+
+
+def _is_as_said(network, recipe, n_classes):
+    """The layers are those that the recipe's `model:` and its surgery name."""
+    given, used = recipe.model.options, {named.name: named.options for named in recipe.use}
+    convs, dense, norms, relus, leaky = (
+        [part for part in network.modules() if isinstance(part, kind)]
+        for kind in (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.LeakyReLU)
+    )
+    assert {part.negative_slope for part in leaky} == ({0.1} if "leaky_relu" in used else set())
+    assert bool(relus) == ("leaky_relu" not in used)
+    assert {part.eps for part in norms} <= {given.get("bn_eps", 1e-5)}
+    width = used["mmc"]["dim"] if "mmc" in used else n_classes
+    assert [part.out_features for part in dense].count(width) == given.get("members", 1)
+    wide = [channels.out_channels for channels in convs if channels.kernel_size != (1, 1)]
+    depths, widths = given.get("depths"), given.get("widths")
+    if layers := re.fullmatch(r"wrn_(\d+)_(\d+)", recipe.model.timm or ""):
+        depth, factor = map(int, layers.groups())
+        depths, widths = [(depth - 4) // 6] * 3, [16 * factor, 32 * factor, 64 * factor]
+    if depths:
+        assert len(wide) == 1 + 2 * sum(depths)
+    if widths:
+        assert [width for width, _ in groupby(wide[1:])] == list(widths)
+    assert wide[0] == given.get("stem", given.get("width", wide[0]))
 
 
 @pytest.mark.slow
