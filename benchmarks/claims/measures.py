@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Literal
 
@@ -12,6 +13,7 @@ from art_ext.evaluation.suite import Evaluator, informed
 from art_ext.parts.attacks import PGD, for_evaluation
 from art_ext.parts.norms import norm_named
 from art_ext.parts.objectives import objective_named
+from art_ext_attacks.square import Square
 from art_ext_dac.certainty import certainty_variance
 from benchmarks.claims.claim import Measure
 from benchmarks.claims.intervals import Images
@@ -79,6 +81,14 @@ def adaptive(steps: int) -> Measure:
     return Measure(f"adaptive{steps}", words, partial(_informed, steps))
 
 
+def _square(trained: Trained) -> Images:
+    attack = Square(norm_named("linf", EPS), trained.steps(1000))
+    return images(trained.last.under("", attack).right)
+
+
+square = Measure("square1000", "accuracy under Square, 1,000 queries", _square)
+
+
 # ----------------------------------------------------------------------------------- over training
 
 Which = Literal["best", "last"]
@@ -136,6 +146,19 @@ early_accuracy = Measure(
     lambda trained: float(torch.tensor(trained.clean_by_epoch[:5]).mean()),
 )
 
+STEPS = 5
+"""Of the attack in training, in recipes/digits."""
+
+
+def _attack_passes(trained: Trained) -> float:
+    spent = sum(metrics["train/backwards"] for metrics in trained.metrics)
+    return spent / (len(trained.metrics) * len(trained.job.training)) - 1
+
+
+attack_passes = Measure(
+    "attack_passes", "backward passes of the attack in training, an image and update", _attack_passes, percent=False
+)
+
 # ----------------------------------------------------------------------------------- certainty, gaps
 
 
@@ -170,6 +193,17 @@ logit_gap = Measure(
     "a_y minus the largest other logit, clean",
     lambda trained: gap(trained, trained.outputs().logits),
     percent=False,
+)
+
+
+def _false_entropy(trained: Trained) -> Images:
+    false = trained.outputs().logits.double().scatter(1, trained.last.y[:, None], float("-inf"))
+    q = false.softmax(1)
+    return images(-torch.special.xlogy(q, q).sum(1) / math.log(q.shape[1] - 1))
+
+
+false_entropy = Measure(
+    "false_entropy", "entropy of the false probabilities over ln(K - 1), clean", _false_entropy, percent=False
 )
 
 

@@ -45,6 +45,7 @@ dac_trades = Training("dac_trades", "dac_trades", (EPOCHS,))
 mart = Training("mart", "mart", (EPOCHS,))
 dac_mart = Training("dac_mart", "dac_mart", (EPOCHS,))
 
+gce = Training("guided_complement_entropy", "guided_complement_entropy", (EPOCHS,))
 pc_lc = Training("pc_lc", "pc_lc")
 pc_alone = Training("pc_without_lc", "pc_lc", ("pc_lc.lam=0",))
 pc_lc_cold = Training("pc_lc_no_warmup", "pc_lc", ("pc_lc.warmup_epochs=0",))

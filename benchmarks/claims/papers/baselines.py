@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.claims.claim import Claim, Paper, Term
-from benchmarks.claims.intervals import ABOVE, BELOW, itself, more_than
+from benchmarks.claims.intervals import ABOVE, BELOW, Claimed, itself, more_than
 from benchmarks.claims.measures import (
+    STEPS,
     accuracy,
+    attack_passes,
     best_minus_last,
     clean,
     epoch_robust,
@@ -108,6 +110,14 @@ BASELINES = Paper(
             (Term(fat, robust()), Term(pgd_at, robust())),
             BELOW,
             "PreAct-ResNet-18, CW: 50.4% for 50.9%",
+        ),
+        Claim(
+            "fat-passes",
+            FAT,
+            f"It needs fewer backward passes of the attack than its {STEPS} steps.",
+            (Term(fat, attack_passes),),
+            Claimed("below", STEPS),
+            combine=itself,
         ),
         Claim(
             "awp-best-minus-last",

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from benchmarks.claims.claim import Claim, Paper, Term
 from benchmarks.claims.intervals import ABOVE, BELOW, Claimed, itself, more_than, within
-from benchmarks.claims.measures import accuracy, adaptive, clean, lands_second, logit_gap, probability_gap, robust
-from benchmarks.claims.trainings import mixed_at, pc_alone, pc_lc, pc_lc_at, pc_lc_cold, standard
+from benchmarks.claims.measures import (
+    accuracy,
+    adaptive,
+    clean,
+    false_entropy,
+    lands_second,
+    logit_gap,
+    probability_gap,
+    robust,
+    square,
+)
+from benchmarks.claims.trainings import gce, mixed_at, pc_alone, pc_lc, pc_lc_at, pc_lc_cold, standard
 
-FGSM, PGD, MARGIN = accuracy("ce", 1), accuracy("ce", 40), accuracy("margin", 40)
+FGSM, PGD, MARGIN, DLR = accuracy("ce", 1), accuracy("ce", 40), accuracy("margin", 40), accuracy("dlr", 40)
+WEAKNESS = "not in the paper: its known weakness"
 
 PC_LC = Paper(
     "PC-LC: Probabilistically Compact Loss with Logit Constraints (Li, Li, Pan, Zhu, AAAI 2021)",
@@ -62,15 +73,31 @@ PC_LC = Paper(
         ),
         Claim(
             "pc-lc-margin-gain",
-            "not in the paper: its known weakness",
+            WEAKNESS,
             "The gain over CE is smaller under the margin than under PGD on cross-entropy.",
             (Term(pc_lc, PGD), Term(standard, PGD), Term(pc_lc, MARGIN), Term(standard, MARGIN)),
             ABOVE,
             combine=more_than,
         ),
         Claim(
+            "pc-lc-dlr-gain",
+            WEAKNESS,
+            "And under the difference of logits ratio.",
+            (Term(pc_lc, PGD), Term(standard, PGD), Term(pc_lc, DLR), Term(standard, DLR)),
+            ABOVE,
+            combine=more_than,
+        ),
+        Claim(
+            "pc-lc-square-gain",
+            WEAKNESS,
+            "And under Square, which sees no gradient.",
+            (Term(pc_lc, PGD), Term(standard, PGD), Term(pc_lc, square), Term(standard, square)),
+            ABOVE,
+            combine=more_than,
+        ),
+        Claim(
             "pc-lc-adaptive",
-            "not in the paper: its known weakness",
+            WEAKNESS,
             "Its own adversaries (PC term and margin) leave less than PGD on cross-entropy.",
             (Term(pc_lc, adaptive(40)), Term(pc_lc, PGD)),
             BELOW,
@@ -82,6 +109,13 @@ PC_LC = Paper(
             (Term(standard, lands_second),),
             Claimed("above", 0.5),
             combine=itself,
+        ),
+        Claim(
+            "gce-false-entropy",
+            "the baseline of the tables: guided complement entropy (Chen et al., ICCV 2019)",
+            "It flattens the probabilities of the false classes: their entropy is above that with CE.",
+            (Term(gce, false_entropy), Term(standard, false_entropy)),
+            ABOVE,
         ),
         Claim(
             "pc-lc-with-at",
