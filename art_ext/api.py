@@ -24,7 +24,17 @@ from art_ext.ingredient import (
     checked,
 )
 from art_ext.lazy import lazily
-from art_ext.parts.attacks import PGD, Attack, Best, GaussianStart, Start, UniformStart, ZeroStart, for_evaluation
+from art_ext.parts.attacks import (
+    PGD,
+    Attack,
+    Best,
+    GaussianStart,
+    Start,
+    UniformStart,
+    ZeroStart,
+    for_evaluation,
+    stuck,
+)
 from art_ext.parts.backtracking import BacktrackingPGD
 from art_ext.parts.carlini_wagner import CarliniWagner
 from art_ext.parts.criteria import Criterion, CrossEntropy
@@ -156,6 +166,7 @@ __all__ = [
     "other_confidence",
     "probe",
     "put",
+    "stuck",
     "thresholded_worst_case",
     "unending",
     "unknown",

@@ -94,6 +94,16 @@ class ZeroStart:
         return "zero"
 
 
+def stuck(objective: Objective, start: Start) -> str:
+    """Why an attack from this start would never move: the reason and the way out; "" where it does."""
+    if isinstance(start, ZeroStart) and objective.flat_at_clean:
+        return (
+            f"the objective {objective} has no gradient at the image itself, where the start zero is, so nothing would "
+            "move; start at a random point, or raise another objective"
+        )
+    return ""
+
+
 class Scheduled(Protocol):
     """An option that depends on progress, as a growing radius does; `PGD.at` puts its present value in its place."""
 
@@ -147,6 +157,8 @@ class PGD:
         for name in ("momentum", "jitter"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not self.jitter and (why := stuck(self.objective, self.start)):
+            raise ConfigError(why)
         if self.stop_when_wrong and self.keep != "best":
             raise ConfigError("stop_when_wrong needs keep='best', since the last iterate is not looked at otherwise")
 

@@ -97,6 +97,7 @@ class Objective:
         reference: what is computed once per craft on the clean input, from its outputs.
         needs: extra outputs that the measure reads.
         targetable: whether lowering the measure at a target class makes a targeted attack.
+        flat_at_clean: its gradient at the clean input is 0, so no attack that begins there moves.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Objective:
     reference: Callable[[Outputs], tuple[Tensor, ...]] | None = None
     needs: frozenset[str] = frozenset()
     targetable: bool = True
+    flat_at_clean: bool = False
 
     def bind(self, net: Forward, x: Tensor, y: Tensor, *, targeted: bool = False) -> Score:
         """Binds to the labels y (N,) of x, or to target classes y when targeted.
@@ -167,7 +169,9 @@ def _kl_to_clean(out: Outputs, y: Tensor, clean: Tensor) -> Tensor:
 ce = Objective("ce", _cross_entropy)
 cw = Objective("margin", _margin)
 dlr_ratio = Objective("dlr", _dlr)
-kl_to_clean = Objective("kl_to_clean", _kl_to_clean, reference=_clean_log_probabilities, targetable=False)
+kl_to_clean = Objective(
+    "kl_to_clean", _kl_to_clean, reference=_clean_log_probabilities, targetable=False, flat_at_clean=True
+)
 other_confidence = Objective("other_confidence", _other_confidence)
 """The adversary of a rejection by confidence: a wrong class, as sure as can be."""
 of_criterion = Objective("criterion", _cross_entropy)

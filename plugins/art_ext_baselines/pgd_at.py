@@ -28,6 +28,7 @@ from art_ext.api import (
     ZeroStart,
     norm_named,
     objective_named,
+    stuck,
 )
 
 NormName = Literal["linf", "l2", "l1"]
@@ -70,6 +71,12 @@ class PGDAT(Ingredient):
     def _one_kind_of_clean_rows(self) -> Self:
         if self.augment and self.clean_fraction:
             raise ValueError("augment keeps every row clean, so clean_fraction has no meaning; set one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _moves(self) -> Self:
+        if why := stuck(objective_named(self.objective), STARTS[self.start]):
+            raise ValueError(why)
         return self
 
     def apply(self, plan: Plan) -> Plan:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from art_ext.api import (
@@ -96,6 +96,14 @@ class CAT(Ingredient):
     clamp: Annotated[bool, Field(description="false: x' may leave the pixel range, as in the MNIST code")] = True
     bn: Annotated[BN, Field(description="mode of the classifier while crafting; train in the code")] = "eval"
     mask_bn: Annotated[BN, Field(description="mode of the classifier in the mask's step; train in the code")] = "train"
+
+    @model_validator(mode="after")
+    def _no_idle_options(self) -> Self:
+        if self.inner != "cw" and self.changed("kappa"):
+            raise ValueError(f"kappa has no effect on the inner loss {self.inner}; leave it out, or set inner to cw")
+        for option in self.changed("beta_1", "mask_bn") if self.mask == "none" else ():
+            raise ValueError(f"{option} has no effect without a mask; leave it out, or set mask to auto")
+        return self
 
     def apply(self, plan: Plan) -> Plan:
         clip = plan.facts.clip

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from torch.optim import Optimizer
 
@@ -158,6 +158,12 @@ class OptimizerChoice(Ingredient):
     kind: Kind = "sgd"
     lr: Annotated[Positive | None, Field(description="0.1 when left out; 1e-4 for adam and adamw")] = None
     momentum: Annotated[NonNegative, Field(lt=1, description="of all but adam and adamw")] = 0.9
+
+    @model_validator(mode="after")
+    def _no_idle_momentum(self) -> Self:
+        if self.kind in ("adam", "adamw") and self.changed("momentum"):
+            raise ValueError(f"momentum has no effect on {self.kind}; leave it out, or set kind to sgd or nesterov")
+        return self
 
     def apply(self, plan: Plan) -> Plan:
         if self.kind in ("adam", "adamw"):

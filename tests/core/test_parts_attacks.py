@@ -116,6 +116,20 @@ def test_each_objective_rises(net, norm, objective):
     assert (after > before).double().mean() > 0.9
 
 
+@pytest.mark.parametrize("objective", [ce, cw, dlr_ratio, kl_to_clean], ids=str)
+def test_an_objective_is_refused_from_the_image_itself_just_where_it_is_flat_there(net, objective):
+    x, y = _data()
+    point = x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(_value(objective, net, point, x, y)[0].sum(), point)
+    assert bool(grad.abs().max() < 1e-12) == objective.flat_at_clean
+    if objective.flat_at_clean:
+        with pytest.raises(ConfigError, match=r"has no gradient at the image itself.*start at a random point"):
+            PGD(Linf(0.1), objective=objective, start=ZeroStart())
+        PGD(Linf(0.1), objective=objective, start=ZeroStart(), jitter=0.001)  # noise at each step moves it
+    else:
+        PGD(Linf(0.1), objective=objective, start=ZeroStart())
+
+
 @each_norm
 def test_restarts_and_the_best_iterate_only_help(net, norm):
     x, y = _data(24)

@@ -188,6 +188,15 @@ def test_the_recipes_of_the_claims_keep_the_step_that_they_were_trained_with(nam
     assert Walk.of(attack, x, attack.norm.eps, None).size == pytest.approx(2.5 * 0.15 / 5, rel=1e-12)
 
 
+def test_a_divergence_from_the_clean_answer_is_not_raised_from_the_clean_image():
+    """There it is 0, and so is its gradient: the trap of TRADES without noise."""
+    with pytest.raises(ConfigError, match=r"^pgd_at: the objective kl_to_clean has no gradient at the image") as caught:
+        PGDAT(start="zero", objective="kl_to_clean")
+    assert "\n" not in str(caught.value)
+    for allowed in ({"start": "zero"}, {"start": "gaussian", "objective": "kl_to_clean"}):
+        PGDAT(**allowed)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"eps": 0}, {"eps": "8/0"}, {"eps": "1:30"}, {"eps": True}, {"steps": 0}, {"clean_fraction": 1},

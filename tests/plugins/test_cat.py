@@ -539,6 +539,25 @@ def test_the_plan_has_the_papers_defaults():
     assert lines["helper mask"] == ("MaskNetwork", "cat")
 
 
+@pytest.mark.parametrize(
+    ("options", "option", "way_out"),
+    [
+        ({"inner": "ce", "kappa": 7}, "kappa", "set inner to cw"),
+        ({"inner": "kl", "kappa": 150}, "kappa", "set inner to cw"),
+        ({"mask": "none", "beta_1": 0.3}, "beta_1", "set mask to auto"),
+        ({"mask": "none", "mask_bn": "eval"}, "mask_bn", "set mask to auto"),
+    ],
+)
+def test_options_without_effect_are_refused(options, option, way_out):
+    with pytest.raises(ConfigError, match=f"^cat: {option} has no effect .*; leave it out, or {way_out}") as caught:
+        CAT(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_at_their_defaults_are_no_mistake():
+    CAT(inner="ce", kappa=50, mask="none", beta_1=0.05, mask_bn="train")
+
+
 def test_inner_losses_and_the_authors_mnist_settings():
     assert CAT(inner="ce").attack((0, 1)).objective is ce
     assert CAT(inner="kl").attack((0, 1)).objective is kl_to_clean

@@ -45,6 +45,13 @@ def classifier(module):
     )
 
 
+@pytest.mark.parametrize("name", ["fgsm", "bim", "mim"])
+def test_attacks_from_the_image_itself_do_not_raise_what_is_flat_there(name):
+    with pytest.raises(ConfigError, match="kl_to_clean has no gradient at the image itself"):
+        built(name, objective="kl_to_clean")
+    assert built("pgd", objective="kl_to_clean")
+
+
 def test_entries_are_named_by_their_steps_and_take_the_threat():
     assert list(built("fgsm")) == ["fgsm"]
     assert list(built("bim", steps=7)) == ["bim7"]

@@ -809,6 +809,16 @@ def test_impossible_options(cls, options):
         cls(**options)
 
 
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_momentum_is_refused_where_the_optimizer_has_none(kind):
+    with pytest.raises(ConfigError) as error:
+        OptimizerChoice(kind=kind, momentum=0.5)
+    assert str(error.value).startswith(f"optimizer: momentum has no effect on {kind}; leave it out, or set kind to sgd")
+    assert "\n" not in str(error.value)
+    for allowed in ({"kind": kind}, {"kind": kind, "momentum": 0.9}, {"kind": "nesterov", "momentum": 0.5}):
+        OptimizerChoice(**allowed)
+
+
 def test_epochs_of_the_counter_are_in_order():
     with pytest.raises(ConfigError, match="second comes after first"):
         EarlyStopSteps(first=50, second=40)
