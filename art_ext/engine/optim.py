@@ -130,17 +130,18 @@ def remember_rates(optimizer: torch.optim.Optimizer) -> None:
         group.setdefault("initial_lr", group["lr"])
 
 
-def begin_late(optimizer: torch.optim.Optimizer) -> None:
+def begin_late(optimizer: torch.optim.Optimizer, *, may_skip: bool = False) -> None:
     """Gives parameters whose first gradient comes after those of others a momentum of zero, so that they join in.
 
-    torch's fused SGD takes the momentum of all parameters or of none.
+    torch's fused SGD takes the momentum of all parameters or of none. Where a step may be skipped, for gradients that
+    overflow in half precision, all begin so: of a skipped first step it would keep a momentum that nobody wrote.
     """
     for group in optimizer.param_groups:
         if not (group.get("fused") and group.get("momentum")):
             continue
         going = [parameter for parameter in group["params"] if parameter.grad is not None]
         new = [parameter for parameter in going if optimizer.state.get(parameter, {}).get("momentum_buffer") is None]
-        if len(new) < len(going):
+        if may_skip or len(new) < len(going):
             for parameter in new:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.precision import Precision
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
-from torch import Tensor, nn
+from torch import Tensor
 
 from art_ext.engine.freeze import Crafter
 from art_ext.engine.logs import PENDING, read
@@ -208,12 +208,28 @@ class Run:
     def backward(self, loss: Tensor) -> None:
         self.fabric.backward(loss)
 
-    def step_optimizer(self, net: nn.Module, optimizer: Any) -> None:
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What scales losses in half precision; None where nothing does."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
+
+    def step_optimizer(self, optimizer: Any) -> None:
+        raw = getattr(optimizer, "optimizer", optimizer)
         if self.settings.clip_gradient is not None:
-            self.fabric.clip_gradients(net, optimizer, max_norm=self.settings.clip_gradient, error_if_nonfinite=False)
-        begin_late(getattr(optimizer, "optimizer", optimizer))
+            if self.scaler is not None:
+                self.scaler.unscale_(raw)
+            self.clip([p.grad for group in raw.param_groups for p in group["params"] if p.grad is not None])
+        begin_late(raw, may_skip=self.scaler is not None)
         optimizer.step()
         self.weights_version += 1
+
+    def clip(self, gradients: Sequence[Tensor]) -> None:
+        """Shortens gradients in place, together, to the largest norm that is allowed."""
+        limit = self.settings.clip_gradient
+        if limit is not None and gradients:
+            share = (limit / (torch.nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                gradient.mul_(share)
 
     def watch_finite(self, terms: Mapping[str, Tensor]) -> None:
         """Keeps this step's terms, scalars, to be looked at later: no synchronisation here."""

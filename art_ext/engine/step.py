@@ -172,7 +172,7 @@ class Step:
 
     def apply(self) -> None:
         """One optimizer step with the gradients that are there."""
-        self.run.step_optimizer(self.fit.wrapped, self.fit.optimizer)
+        self.run.step_optimizer(self.fit.optimizer)
         self.spent.updates += 1
 
     def descend(self, loss: Tensor) -> None:
@@ -187,10 +187,9 @@ class Step:
         self.backward(loss)
         found = [(p, p.grad) for p in self.net.parameters() if p.grad is not None]
         self.fit.optimizer.zero_grad(set_to_none=True)
-        scaler = getattr(self.run.fabric.strategy.precision, "scaler", None)
-        if scaler is None:
+        if self.run.scaler is None:
             return found
-        scale = scaler.get_scale()
+        scale = self.run.scaler.get_scale()
         found = [(p, grad / scale) for p, grad in found]
         return found if all(bool(grad.isfinite().all()) for _, grad in found) else []
 
@@ -198,10 +197,11 @@ class Step:
     def descend_plainly(self, loss: Tensor, share: float = 1.0) -> None:
         """One step of plain gradient descent at a share of the present learning rates.
 
-        It has no part in the optimizer: no momentum, no weight decay, no clipping.
+        It has no part in the optimizer: no momentum, no weight decay. Its gradient is clipped as the optimizer's are.
         """
         with torch.enable_grad():
             moves = dict(self.gradients(loss))
+        self.run.clip(list(moves.values()))
         for group in self.fit.raw_optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter in moves:
@@ -245,10 +245,10 @@ class Step:
 
     def descend_helper(self, name: str, loss: Tensor) -> None:
         """One step of a helper's optimizer; whatever gradients it had before are dropped."""
-        module, optimizer = self.helper(name)
+        _, optimizer = self.helper(name)
         optimizer.zero_grad(set_to_none=True)
         self.run.backward(self._weighted(loss))
-        self.run.step_optimizer(module, optimizer)
+        self.run.step_optimizer(optimizer)
 
     @torch.no_grad()
     def _count(self, views: Mapping[str, View]) -> None:

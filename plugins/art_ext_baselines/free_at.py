@@ -62,7 +62,8 @@ class Replay:
             adv = (x + delta).clamp(*attack.clip)
             step.backward(step.risk(Adversarial(adv, (adv - x).detach())))
             assert delta.grad is not None
-            delta = norm.project(delta.detach() + size * norm.steepest(delta.grad), radius)
+            ascent = norm.steepest(delta.grad.nan_to_num(0.0, 0.0, 0.0))  # half precision overflows now and then
+            delta = norm.project(delta.detach() + size * ascent, radius)
             step.apply()
         self.delta = torch.cat([delta, shared[len(x) :]])
 

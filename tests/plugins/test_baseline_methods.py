@@ -13,7 +13,7 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny import FACTS, SEED, SGD, assert_same, batches, differs, fit, network
+from tiny import FACTS, SEED, SGD, Scaled, assert_same, batches, differs, fit, network
 from torch import nn
 
 from art_ext.api import (
@@ -471,6 +471,57 @@ def test_awp_training_is_the_plain_loop(name):
     assert_same(got, loop(network(), one), atol=1e-9)
     # the proxy's pass is not logged: otherwise the loss would count twice
     assert history.epochs[-1].metrics["train/loss"] < 2 * history.epochs[0].metrics["train/loss"]
+
+
+@pytest.mark.parametrize(("skipped", "proxy", "step"), [((), (), ()), ((0,), (0,), ()), ((1,), (), (0,)),
+                                                        ((2, 3, 5), (1,), (1, 2))], ids=str)  # fmt: skip
+def test_awp_moves_the_weights_back_where_a_step_overflows_in_half_precision(skipped, proxy, step):
+    """Passes alternate: the proxy's, without which the step is taken where the weights are, and the step's own.
+
+    Args:
+        proxy, step: batches whose pass overflows.
+    """
+
+    def one(module, optimizer, x, y, batch, epoch, number):
+        start = (2 * noise(batch, epoch).uniform((1, 6, 6)) - 1).double() * EPS
+        adv = attack(module, x, y, (x + start).clamp(0, 1) - x)
+        moves = {} if number in proxy else perturbation(module, x, adv, y, 0.05, adversarial_ce)
+        shift(module, moves, 1)
+        if number in step:
+            module(adv)  # what batch norm sees of it stays
+        else:
+            descend(optimizer, adversarial_ce(module, x, adv, y))
+        shift(module, moves, -1)
+
+    precision = Scaled(skipped)
+    got, _ = fit(
+        [PGDAT(eps=EPS, steps=STEPS, step_size=SIZE), AWP(gamma=0.05)], network(), epochs=1, scaled=precision
+    )
+    assert precision.passes == 6
+    assert_same(got, loop(network(), one, epochs=1), atol=1e-9)
+    assert precision.scaler.get_scale() == 1024.0 / 2 ** len(step)
+
+
+@pytest.mark.parametrize("clip", [None, 0.1])
+def test_a_fused_optimizer_takes_the_same_steps_where_the_first_one_overflows(monkeypatch, clip):
+    """torch's own would begin its momentum with whatever memory holds."""
+    monkeypatch.setattr(torch, "empty_like", lambda like, **options: torch.full_like(like, 7.0, **options))
+    trained = []
+    for fused in (False, True):
+        method, precision = PGDAT(eps=EPS, steps=STEPS), Scaled((0, 2))
+        sgd = {**SGD, "fused": fused}
+        trained.append(fit([method], network(), epochs=1, sgd=sgd, scaled=precision, clip_gradient=clip)[0])
+    assert_same(*trained)
+    assert differs(trained[0], network())
+
+
+def test_free_at_keeps_its_perturbation_finite_where_a_step_overflows_in_half_precision():
+    for norm in ("linf", "l2"):
+        method, precision = FreeAT(norm=norm, eps=EPS, replays=2), Scaled((1, 2))
+        got, history = fit([method], network(), scaled=precision)
+        assert all(bool(weight.isfinite().all()) for weight in got.parameters())
+        assert math.isfinite(history.epochs[-1].metrics["train/loss"])
+        assert differs(got, network())
 
 
 def test_awp_that_would_begin_after_the_last_epoch_is_refused():

@@ -1,6 +1,7 @@
 """CAT: formulas against the vectors, steps against a plain loop, and the mask network through a whole fit."""
 
 import copy
+import itertools
 import json
 import math
 import pickle
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from art.attacks.evasion import FastGradientMethod
 from art.estimators.classification import PyTorchClassifier
-from tiny import FACTS, SEED, SGD, assert_same, batches, data, differs, network
+from tiny import FACTS, SEED, SGD, Scaled, assert_same, batches, data, differs, network
 from torch import nn
 
 from art_ext.api import (
@@ -203,9 +204,12 @@ def test_calibrated_examples_stay_between_the_image_and_the_full_example():
 
 
 def fit_of(
-    ingredients, module, *, optimizer=None, epochs=2, facts=FACTS, seed=SEED, precision="64-true", fold=False, **options
-):
+    ingredients, module, *, optimizer=None, epochs=2, facts=FACTS, seed=SEED, precision="64-true", fold=False,
+    scaled=None, **options,
+):  # fmt: skip
     run = Run(RunSettings("cpu", precision=precision, fold=fold, channels_last=False), seed)
+    if scaled is not None:
+        run.fabric.strategy.precision = scaled
     optimizer = torch.optim.SGD(module.parameters(), **SGD) if optimizer is None else optimizer
     return Fit(Plan.of(ingredients, facts), Net(module), optimizer, run, epochs=epochs, **options)
 
@@ -277,8 +281,12 @@ def test_alternating_updates_reproduce_the_vectors(dtype, tolerance, request):
         close(module[1].bias, expected[f"b{letter}"], tolerance or own)
 
 
-def plain_training(f, g, *, inner="cw", weight=True, mask_bn="train", beta=5.0, beta_1=0.05, epochs=2):
-    """Algorithm 1 as a research script; g None is the ablation M = 1."""
+def plain_training(f, g, *, inner="cw", weight=True, mask_bn="train", beta=5.0, beta_1=0.05, epochs=2, skipped=()):
+    """Algorithm 1 as a research script; g None is the ablation M = 1.
+
+    Of `skipped` steps, those of f and of g counted together from 0, the gradient overflows.
+    """
+    number_of = itertools.count()
     f, g = copy.deepcopy(f).train(), copy.deepcopy(g)
     of = torch.optim.SGD(f.parameters(), **SGD)
     og = None if g is None else torch.optim.SGD(g.parameters(), **SGD)
@@ -308,7 +316,8 @@ def plain_training(f, g, *, inner="cw", weight=True, mask_bn="train", beta=5.0, 
             loss = (w * F.cross_entropy(clean, y, reduction="none")).mean() + beta * kl.mean()
             of.zero_grad()
             loss.backward()
-            of.step()
+            if next(number_of) not in skipped:
+                of.step()
             if g is not None:
                 f.train(mask_bn == "train")
                 m = g(x_adv)
@@ -316,7 +325,8 @@ def plain_training(f, g, *, inner="cw", weight=True, mask_bn="train", beta=5.0, 
                 kl = (F.softmax(z_adv, 1) * (F.log_softmax(z_adv, 1) - F.log_softmax(z_cal, 1))).sum(1)
                 og.zero_grad()
                 (kl.mean() + beta_1 * F.cross_entropy(z_cal, y)).backward()
-                og.step()
+                if next(number_of) not in skipped:
+                    og.step()
                 means.append(m.mean().item())
     return f, g, means
 
@@ -343,6 +353,21 @@ def test_training_equals_a_plain_loop(options, fold):
         assert_same(g, expected_g)
         last = sum(means[3:]) / 3
         assert history.epochs[-1].metrics["train/mask/mean"] == pytest.approx(last, abs=1e-9)
+
+
+@pytest.mark.usefixtures("all_float64")
+@pytest.mark.parametrize("skipped", [(), (0,), (1,), (2, 3, 6)], ids=str)
+def test_one_network_s_step_that_overflows_in_half_precision_leaves_the_other_s_alone(skipped):
+    """Even numbers are the classifier's steps, odd ones the mask network's."""
+    precision = Scaled(skipped)
+    fit = fit_of([CAT(**SMALL)], network(), scaled=precision)
+    g = fit.helpers["mask"].module
+    expected_f, expected_g, _ = plain_training(network(), g, skipped=skipped)
+    fit(batches())
+    assert precision.passes == 12
+    assert_same(fit.net.module, expected_f)
+    assert_same(g, expected_g)
+    assert precision.scaler.get_scale() == 1024.0 / 2 ** len(skipped)
 
 
 def test_the_attack_runs_once_a_batch_before_the_classifier_moves():

@@ -1,6 +1,7 @@
 """DAC: both forms of adversarial certainty, and both two-step updates, against vectors and plain loops."""
 
 import copy
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from art.estimators.classification import PyTorchClassifier
-from tiny import FACTS, SEED, SGD, assert_same, batches, data, differs, fit, network
+from tiny import FACTS, SEED, SGD, Scaled, assert_same, batches, data, differs, fit, network
 from torch import nn
 
 from art_ext.api import Adversarial, ComposeError, ConfigError, Ingredient, Keys, Madry, Paper, Plan
@@ -147,9 +148,25 @@ def plain_pgd(module, x, y, keys):
     return adv
 
 
-def loop(form, stepsize, *, rates=lambda epoch: 1.0, epochs=2):
+def loop(form, stepsize, *, rates=lambda epoch: 1.0, epochs=2, clip=None, skipped=()):
+    """`clip` is the largest norm of a gradient; `skipped` are steps, counted from 0, whose gradient overflows."""
     module = network().train()
     optimizer = torch.optim.SGD(module.parameters(), **SGD)
+    number_of = itertools.count()
+
+    def go(step):
+        if clip is not None:
+            norm = math.sqrt(sum(float(w.grad.square().sum()) for w in module.parameters()))
+            for w in module.parameters():
+                w.grad *= min(1.0, clip / norm)
+        if next(number_of) not in skipped:
+            step()
+
+    def plainly():
+        with torch.no_grad():
+            for w in module.parameters():
+                w.sub_(stepsize * lr * w.grad)
+
     for epoch in range(epochs):
         for number, batch in enumerate(batches().epoch(epoch)):
             lr = SGD["lr"] * rates(epoch + number / 3)
@@ -159,16 +176,14 @@ def loop(form, stepsize, *, rates=lambda epoch: 1.0, epochs=2):
             optimizer.zero_grad()
             if form == "code":
                 (stepsize * z.std(1).mean()).backward()
-                optimizer.step()
+                go(optimizer.step)
             else:
                 z.var(1, unbiased=False).mean().backward()
-                with torch.no_grad():
-                    for w in module.parameters():
-                        w.sub_(stepsize * lr * w.grad)
+                go(plainly)
             adv = plain_pgd(module, x, y, keys.stream("craft", 1))
             optimizer.zero_grad()
             F.cross_entropy(module(adv), y).backward()
-            optimizer.step()
+            go(optimizer.step)
     return module
 
 
@@ -176,6 +191,27 @@ def loop(form, stepsize, *, rates=lambda epoch: 1.0, epochs=2):
 def test_training_is_the_plain_loop(form):
     got, _ = fit([BASE, DAC(form=form)], network())
     assert_same(got, loop(form, 0.3))
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
+@pytest.mark.parametrize("form", ["code", "paper"])
+def test_clipping_acts_on_each_of_the_two_steps(form, scaled):
+    """0.1 is less than any gradient's norm here, so both steps are clipped."""
+    got, _ = fit([BASE, DAC(form=form)], network(), clip_gradient=0.1, scaled=Scaled() if scaled else None)
+    expected = loop(form, 0.3, clip=0.1)
+    assert_same(got, expected, atol=1e-6)  # torch adds 1e-6 to the norm
+    assert differs(expected, loop(form, 0.3))
+
+
+@pytest.mark.parametrize("form", ["code", "paper"])
+@pytest.mark.parametrize("skipped", [(), (0,), (1,), (2, 3), (4, 5, 6)], ids=str)
+def test_a_step_that_overflows_in_half_precision_is_left_out_alone(form, skipped):
+    """Even numbers are half steps: without one, the robust step still comes, from the old weights and a new attack."""
+    precision = Scaled(skipped)
+    got, _ = fit([BASE, DAC(form=form)], network(), scaled=precision)
+    assert precision.passes == 12
+    assert_same(got, loop(form, 0.3, skipped=skipped))
+    assert differs(loop(form, 0.3, skipped=(0,)), loop(form, 0.3))
 
 
 def test_the_learning_rate_follows_batches_not_optimizer_steps():

@@ -1,8 +1,10 @@
 """A task of seconds: a network of under 1,000 weights, 24 images, and one fit in float64."""
 
 import copy
+from contextlib import nullcontext
 
 import torch
+from lightning_fabric.plugins.precision.amp import MixedPrecision
 from torch import nn
 
 from art_ext.api import Facts, Plan
@@ -44,10 +46,44 @@ def batches(batch_size=8):
     return ArrayBatches(*data(), batch_size, SEED)
 
 
-def fit(ingredients, module, *, epochs=2, batch_size=8, schedule=None, facts=FACTS, sgd=SGD, validate=None, **settings):
-    """Trains a copy of the module; gives it, and the fit's history."""
+class Scaled(MixedPrecision):
+    """The scaled losses of mixed precision in float64, where the scale, a power of two, leaves nothing in the weights.
+
+    Args:
+        overflows: which backward passes into weights, counted from 0, give infinite gradients.
+    """
+
+    def __init__(self, overflows=()):
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+        self.overflows, self.passes = overflows, 0
+
+    def backward(self, tensor, model, *args, **kwargs):
+        factor = float("inf") if self.passes in self.overflows else 1.0
+        self.passes += 1
+        super().backward(tensor * factor, model, *args, **kwargs)
+
+    def forward_context(self):
+        return nullcontext()
+
+    def convert_module(self, module):
+        return module.double()
+
+    def convert_input(self, data):
+        return data
+
+    def convert_output(self, data):
+        return data
+
+
+def fit(
+    ingredients, module, *, epochs=2, batch_size=8, schedule=None, facts=FACTS, sgd=SGD, validate=None, scaled=None,
+    **settings,
+):  # fmt: skip
+    """Trains a copy of the module; gives it, and the fit's history. `scaled` is a `Scaled` precision."""
     module = copy.deepcopy(module)
     run = Run(RunSettings(precision="64-true", fold=False, channels_last=False, **settings), SEED, torch.device("cpu"))
+    if scaled is not None:
+        run.fabric.strategy.precision = scaled
     optimizer = torch.optim.SGD(module.parameters(), **sgd)
     plan = Plan.of(ingredients, facts)
     usual = torch.get_default_dtype()
