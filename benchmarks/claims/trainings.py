@@ -55,7 +55,7 @@ mixed_at = Training("ce_pgd_at_mixed", "pc_lc_pgd_at", (
 ))
 
 mmc = Training("mmc", "mmc", (EPOCHS,), follow="clean", wants=("features",))
-mmc_rand = Training("mmc_rand", "mmc", ("use=[{mmc_rand: {center_norm: 10, dim: 64}}]", EPOCHS))
+mmc_rand = Training("mmc_rand", "mmc_rand")
 mm_lda = Training("mm_lda", "mm_lda")
 mmc_at = Training("mmc_pgd_at", "mmc_pgd_at")
 

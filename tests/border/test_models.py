@@ -340,7 +340,7 @@ def test_a_logged_model_opens_with_its_surgery_and_its_alias(tmp_path, store):
     for source in ("models:/digits@champion", f"models:/digits/{version.version}", f"runs:/{run.info.run_id}/model"):
         found = opened(source, tracking_uri=store.uri)
         assert torch.equal(found.module(X), model(X))
-        assert [item.name for item in found.ingredients] == ["mmc"]
+        assert [item.name for item in found.ingredients] == ["mmc", "weight_decay"]
         assert found.state["detectors"]["confidence"]["threshold"] == 0.5
         assert found.source == source
     with pytest.raises(ModelError, match="cannot download models:/digits@nobody"):
