@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from art_ext.api import Attack, ConfigError, Facts, Plan, cw, for_evaluation
+from art_ext.api import Attack, ConfigError, Facts, Plan, cw, for_evaluation, frozen, probe
 from art_ext.border.art import ClassifierView, MethodAttack, MethodTrainer
 from art_ext_cat.ingredient import CAT
 from art_ext_cat.losses import calibrated
@@ -50,40 +50,64 @@ class CATAttack(MethodAttack):
         return whole if self.mask_network is None else replace(whole, keep="last", stop_when_wrong=False)
 
     def generate(self, x: Any, y: Any = None, **kwargs: Any) -> Any:
-        """As `MethodAttack.generate`; calibrated where there is a mask network."""
-        full = super().generate(x, y, **kwargs)
-        return full if self.mask_network is None else self._calibrated(x, full)[0]
+        """As `MethodAttack.generate`; calibrated where there is a mask network.
+
+        Raises:
+            ConfigError: for a network that gives no masks, before anything is crafted.
+        """
+        if self.mask_network is None:
+            return super().generate(x, y, **kwargs)
+        return self._calibrated(x, y, **kwargs)[0]
 
     def calibrated(self, x: Any, y: Any = None) -> tuple[Any, Any]:
         """(x_cal, mask) of images x (N, C, H, W): float32, shaped as x.
 
         Raises:
-            ConfigError: without a mask network.
+            ConfigError: without a mask network, or for one that gives no masks.
         """
+        return self._calibrated(x, y)
+
+    def _calibrated(self, x: Any, y: Any, **kwargs: Any) -> tuple[Any, Any]:
         if self.mask_network is None:
             raise ConfigError("calibrated examples need a mask network: CATAttack(classifier, mask_network=...)")
-        return self._calibrated(x, super().generate(x, y))
+        facts = ClassifierView(self.estimator, type(self)).facts
+        check_mask_network(self.mask_network, facts)
+        full = super().generate(x, y, **kwargs)
+        return calibrate_arrays(self.mask_network, x, full, facts.clip, self.batch_size)
 
-    def _calibrated(self, x: Any, full: Any) -> tuple[Any, Any]:
-        view = ClassifierView(self.estimator, type(self))
-        return calibrate_arrays(self.mask_network, x, full, view.facts.clip, self.batch_size)
+
+def check_mask_network(network: nn.Module, facts: Facts) -> None:
+    """Asks a network for the masks of two grey images.
+
+    Raises:
+        ConfigError: unless it gives a number from 0 to 1 for each of their values.
+    """
+    name, example = f"mask_network {type(network).__name__}", probe(network, facts).float()
+    way_out = "give CATTrainer.mask_network, or a MaskNetwork of the classifier's input_shape"
+    with frozen(network), torch.no_grad():
+        try:
+            mask = network(example)
+        except Exception as error:
+            said = " ".join(str(error).split())[:120]
+            raise ConfigError(f"{name} fails on images of shape {facts.input_shape} ({said}); {way_out}") from None
+    if not isinstance(mask, Tensor) or mask.shape != example.shape:
+        given = f"masks of shape {tuple(mask.shape[1:])}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+        raise ConfigError(f"{name} gives {given} for images of shape {facts.input_shape}; {way_out}")
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        raise ConfigError(f"{name} gives masks with values outside of 0 to 1; end it with a sigmoid")
 
 
 def calibrate_arrays(
-    network: nn.Module | None, x: Any, full: Any, clip: tuple[float, float], batch_size: int = 256
+    network: nn.Module, x: Any, full: Any, clip: tuple[float, float], batch_size: int = 256
 ) -> tuple[Any, Any]:
     """(x_cal, mask) of images x and their full adversarial examples, in eval mode; NumPy in and out."""
-    assert network is not None
-    device = next(network.parameters()).device
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     images, moved = (torch.as_tensor(np.asarray(part, dtype=np.float32)) for part in (x, full))
     made: list[tuple[Tensor, Tensor]] = []
-    training = network.training
-    network.eval()
-    with torch.no_grad():
+    with frozen(network), torch.no_grad():
         for rows in torch.split(torch.arange(len(images)), batch_size):
             mask = network(moved[rows].to(device)).cpu()
             made.append((calibrated(images[rows], moved[rows] - images[rows], mask, clip), mask))
-    network.train(training)
     x_cal, masks = (torch.cat(parts).numpy() for parts in zip(*made, strict=True))
     return x_cal, masks
 

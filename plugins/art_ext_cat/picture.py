@@ -29,11 +29,13 @@ def picture(x: Any, x_cal: Any, mask: Any, clip: tuple[float, float] = (0.0, 1.0
         x, x_cal, mask: (N, C, H, W) arrays or tensors, as `CATTrainer.calibrated` gives and takes them.
 
     Raises:
-        DataError: unless all three have the same shape, with 1 or 3 channels and an image at least.
+        DataError: for what is no array, and unless all three have the same shape, with 1 or 3 channels and an image
+            at least.
     """
     from matplotlib.figure import Figure
 
-    x, x_cal, mask = (torch.as_tensor(part, dtype=torch.float32).cpu() for part in (x, x_cal, mask))
+    given = {"x": x, "x_cal": x_cal, "mask": mask}
+    x, x_cal, mask = (_as_images(name, part) for name, part in given.items())
     if not x.shape == x_cal.shape == mask.shape or x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
         shapes = ", ".join(str(tuple(part.shape)) for part in (x, x_cal, mask))
         raise DataError(f"a picture needs x, x_cal and mask of one shape (N, 1 or 3, H, W), not {shapes}")
@@ -49,6 +51,16 @@ def picture(x: Any, x_cal: Any, mask: Any, clip: tuple[float, float] = (0.0, 1.0
         axes.set_xticks([])
         axes.set_yticks([])
     return figure
+
+
+def _as_images(name: str, part: Any) -> Tensor:
+    try:
+        return torch.as_tensor(part, dtype=torch.float32).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"a picture needs arrays or tensors, but {name} is a {type(part).__name__} that cannot be read as one; "
+            "give what CATTrainer.calibrated gives"
+        ) from None
 
 
 def _side_by_side(images: Tensor) -> Any:

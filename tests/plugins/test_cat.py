@@ -859,6 +859,55 @@ def test_other_clip_values():
     assert np.abs(x_cal - 255 * x).max() <= 40 + 1e-3
 
 
+class Pair(nn.Module):
+    """No mask, but two."""
+
+    def forward(self, x):
+        return torch.sigmoid(x), torch.sigmoid(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (nn.Linear(3, 3), r"mask_network Linear fails on images of shape \(1, 6, 6\) \(.*mat1"),
+        (nn.Linear(6, 6).double(), "mask_network Linear fails on images"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 36)), r"gives masks of shape \(36,\) for images of shape \(1, 6"),
+        (MaskNetwork("conv", (3, 6, 6)), "mask_network MaskNetwork fails on images"),
+        (Pair(), "mask_network Pair gives a tuple for images of shape"),
+        (nn.Hardtanh(-3.0, -1.0), "values outside of 0 to 1; end it with"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_network_that_gives_no_masks_is_refused_before_the_attack(network, message, monkeypatch):
+    x, y = arrays()
+    attack = CATAttack(classifier(), mask_network=network, **SMALL)
+    monkeypatch.setattr(PGD, "craft", lambda *args, **kwargs: pytest.fail("it was crafted"))
+    for ask in (attack.generate, attack.calibrated):
+        with pytest.raises(ConfigError, match=message) as caught:
+            ask(x, y)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_network_without_weights_can_give_masks():
+    """M = x': the brighter a pixel, the more of its change is kept."""
+    x, y = arrays()
+    x_cal, mask = CATAttack(classifier(), mask_network=nn.Identity(), **SMALL).calibrated(x, y)
+    assert x_cal.shape == mask.shape == x.shape
+    assert (np.abs(x_cal - x) <= mask * SMALL["eps"] + 1e-6).all()
+    assert np.abs(x_cal - x).max() > 0
+
+
+@pytest.mark.parametrize("bad", [None, "mask", [[1.0], [1.0, 2.0]], {"mask": 1}, object()], ids=str)
+def test_a_picture_of_what_is_no_array_is_refused(bad):
+    x = np.zeros((2, 1, 8, 8))
+    for place, name in enumerate(("x", "x_cal", "mask")):
+        given = [x, x, x]
+        given[place] = bad
+        with pytest.raises(DataError, match=f"^a picture needs arrays or tensors, but {name} is a ") as caught:
+            picture(*given)
+        assert "\n" not in str(caught.value)
+
+
 def test_a_picture_of_what_the_mask_does(trained, tmp_path):
     x, y = arrays()
     figure = picture(x, *trained.calibrated(x, y))
