@@ -20,7 +20,6 @@ from art_ext_adp.losses import (
     log_diversity,
     member_ce,
     member_margin,
-    stationary_probability,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ __all__ = [
     "mean_logits_margin",
     "member_ce",
     "member_margin",
-    "stationary_probability",
     "sum_of_ce",
     "sum_of_margins",
 ]

@@ -76,16 +76,3 @@ def adp_loss(
     if beta:
         loss = loss - beta * log_diversity(members, y).to(loss.dtype)
     return loss
-
-
-def stationary_probability(k: int, classes: int, alpha: float) -> float:
-    """p = F_y of every member at the minimum for beta = 0: 1/p = (alpha/K) log(p (L-1) / (1-p)), by bisection."""
-
-    def excess(p: float) -> float:
-        return alpha / k * math.log(p * (classes - 1) / (1 - p)) - 1 / p
-
-    low, high = 1 / classes, 1 - 1e-16
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
-    return (low + high) / 2

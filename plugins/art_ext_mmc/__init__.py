@@ -19,7 +19,7 @@ from art_ext_mmc.criteria import (
 )
 from art_ext_mmc.heads import CenterHead, FixCenters, MMHead, QuadraticHead
 from art_ext_mmc.ingredient import GSCE, LGM, MMC, MMLDA, CenterLoss, MMCRand
-from art_ext_mmc.losses import center_drift, gsce_logits, lgm_logits, mmc_loss, squared_distances
+from art_ext_mmc.losses import center_drift, diagonal_forms, lgm_logits, mmc_loss, quadratic_forms, squared_distances
 
 if TYPE_CHECKING:
     from art_ext_mmc.art import (
@@ -71,11 +71,12 @@ __all__ = [
     "QuadraticHead",
     "center_distance",
     "center_drift",
-    "gsce_logits",
+    "diagonal_forms",
     "lgm_logits",
     "mm_centers",
     "mmc_loss",
     "optimised_centers",
+    "quadratic_forms",
     "random_centers",
     "scaled_ce",
     "squared_distances",

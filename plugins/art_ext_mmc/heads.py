@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from art_ext.api import Facts, ModelError, ReplaceHead, offer
-from art_ext_mmc.losses import squared_distances
+from art_ext_mmc.losses import diagonal_forms, quadratic_forms, squared_distances
 
 Shape = Literal["identity", "diagonal", "full"]
 
@@ -67,13 +67,13 @@ class QuadraticHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(N, in_features) to (N, L)."""
-        gap = self.embed(features)[:, None] - self.mu
+        z = self.embed(features)
         if self.shape == "full":
-            distances = torch.einsum("lij,nlj->nli", self.root, gap).square().sum(-1)
+            distances = quadratic_forms(z, self.mu, self.root)
         elif self.shape == "diagonal":
-            distances = 0.5 * (gap.square() * torch.exp(-self.log_variance)).sum(-1)
+            distances = diagonal_forms(z, self.mu, self.log_variance)
         else:
-            distances = 0.5 * gap.square().sum(-1)
+            distances = 0.5 * squared_distances(z, self.mu)
         offer("distances", distances)
         return self._offset(distances) - distances
 

@@ -5,6 +5,7 @@ Notation: z features (N, d), mu centres (L, d), y the true class, h logits (N, L
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,13 +25,18 @@ def mmc_loss(logits: Tensor, y: Tensor, factor: float = 0.5) -> Tensor:
     return -factor * of_class(logits, y)
 
 
-def gsce_logits(z: Tensor, mu: Tensor, S: Tensor, B: Tensor) -> Tensor:
-    """h_l = -(z - mu_l)^T S_l (z - mu_l) + B_l, the g-SCE family, eq. (3) (Pang et al., ICLR 2020).
+def quadratic_forms(z: Tensor, mu: Tensor, root: Tensor) -> Tensor:
+    """(z - mu_l)^T S_l (z - mu_l) with S_l = A_l^T A_l; roots A (L, d, d), to (N, L).
 
-    S is (L, d, d), B is (L,). The softmax linear layer, eq. (4), is S = I, mu_l = W_l / 2, B_l = b_l + |W_l|^2 / 4.
+    With B_l less these, the logits of g-SCE, eq. (3) (Pang et al., ICLR 2020); the softmax linear layer, eq. (4), is
+    S = I, mu_l = W_l / 2, B_l = b_l + |W_l|^2 / 4.
     """
-    gap = z[:, None] - mu
-    return B - ((gap[:, :, None, :] @ S).squeeze(2) * gap).sum(-1)
+    return torch.einsum("lij,nlj->nli", root, z[:, None] - mu).square().sum(-1)
+
+
+def diagonal_forms(z: Tensor, mu: Tensor, log_variance: Tensor) -> Tensor:
+    """1/2 sum_i (z - mu_l)_i^2 / Lambda_li from log Lambda (L, d), to (N, L): d_l of Wan et al. (CVPR 2018)."""
+    return 0.5 * ((z[:, None] - mu).square() * torch.exp(-log_variance)).sum(-1)
 
 
 def lgm_logits(logits: Tensor, distances: Tensor, y: Tensor, alpha: float) -> Tensor:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from art_ext.api import AttackEntry, Ingredient, hookimpl, lazily
 from art_ext_rce.attacks import ATTACKS, CWHighConfidence, CWWhiteBox, EvadeDetectors
-from art_ext_rce.carlini_wagner import cw_high_confidence, cw_white_box
+from art_ext_rce.carlini_wagner import cw_white_box
 from art_ext_rce.detectors import LID, KDensity, LogOdds, NonMaxEntropy
 from art_ext_rce.evading import evading, fooling
 from art_ext_rce.formulas import (
@@ -55,7 +55,6 @@ __all__ = [
     "RCEAttack",
     "RCELoss",
     "RCETrainer",
-    "cw_high_confidence",
     "cw_white_box",
     "density_penalty",
     "evading",

@@ -1,4 +1,4 @@
-"""The settings of Carlini and Wagner's attack that the paper of RCE evaluates with (Pang et al., NeurIPS 2018)."""
+"""Carlini and Wagner's attack on a network and its K-density detector at once (Pang et al., NeurIPS 2018)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ from dataclasses import replace
 
 from art_ext.api import CarliniWagner, cw
 from art_ext_rce.detectors import KDensity
-
-
-def cw_high_confidence(n_classes: int, clip: tuple[float, float], steps: int = 10_000) -> CarliniWagner:
-    """C&W-hc: confidence 10 (Pang et al., NeurIPS 2018)."""
-    return CarliniWagner(n_classes, confidence=10.0, steps=steps, clip=clip)
 
 
 def cw_white_box(

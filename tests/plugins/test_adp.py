@@ -1,6 +1,7 @@
 """ADP against the reference vectors and a plain loop, and the traps of its sheet."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,6 @@ from art_ext_adp import (
     log_diversity,
     member_ce,
     member_margin,
-    stationary_probability,
     sum_of_ce,
 )
 from art_ext_adp.attacks import ATTACKS, EnsemblePGDOptions
@@ -99,6 +99,19 @@ def test_float32_logits_lose_nothing_but_their_own_rounding(entry):
     close(loss.detach(), expected["loss_per_sample"], 1e-5)
     (grad,) = torch.autograd.grad(loss.mean(), members)
     close(grad.transpose(0, 1), expected["grad_logits"], 1e-5)
+
+
+def stationary_probability(k: int, classes: int, alpha: float) -> float:
+    """p = F_y of every member at the minimum for beta = 0: 1/p = (alpha/K) log(p (L-1) / (1-p)), by bisection."""
+
+    def excess(p: float) -> float:
+        return alpha / k * math.log(p * (classes - 1) / (1 - p)) - 1 / p
+
+    low, high = 1 / classes, 1 - 1e-16
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (low, middle) if excess(middle) > 0 else (middle, high)
+    return (low + high) / 2
 
 
 def test_without_beta_the_minimum_is_where_the_theory_says():

@@ -171,13 +171,21 @@ def test_losses_and_adaptive_objectives_reproduce_the_reference(name, dtype, kin
     close(cw.bind(None, None, y).value(out), expected["attack_margin_per_sample"], entry, kind)
 
 
+def quadratic_head(mu, S, B):
+    """The head of g-SCE in full, with these numbers in the places of its weights; S = A^T A by Cholesky."""
+    head = mmc.QuadraticHead(mu.shape[1], len(mu), None, "full").to(mu.dtype)
+    for weight, value in ((head.mu, mu), (head.root, torch.linalg.cholesky(S).mT), (head.bias, B)):
+        weight.data.copy_(value)
+    return head
+
+
 @pytest.mark.parametrize(("dtype", "kind"), KINDS)
 def test_gsce_reproduces_the_reference(dtype, kind):
     entry = VECTORS["gsce_general_k3_d2"]
     given, expected = entry["inputs"], entry["expected"]
     z = torch.tensor(given["features"], dtype=dtype, requires_grad=True)
     mu, S, B = (torch.tensor(given[name], dtype=dtype) for name in ("mu", "S", "B"))
-    logits = mmc.gsce_logits(z, mu, S, B)
+    logits = quadratic_head(mu, S, B)(z)
     close(logits.detach(), expected["logits"], entry, kind)
     loss = F.cross_entropy(logits, torch.tensor(given["labels"]))
     close(loss.detach(), expected["loss"], entry, kind)
@@ -190,16 +198,16 @@ def test_an_ordinary_linear_layer_is_a_member_of_gsce(dtype, kind):
     given, expected = entry["inputs"], entry["expected"]
     z, W, b = (torch.tensor(given[name], dtype=dtype) for name in ("features", "W", "b"))
     S = torch.eye(W.shape[1], dtype=dtype).expand(len(W), -1, -1)
-    logits = mmc.gsce_logits(z, W / 2, S, b + W.square().sum(1) / 4)
+    logits = quadratic_head(W / 2, S, b + W.square().sum(1) / 4)(z)
     loss = F.cross_entropy(logits, torch.tensor(given["labels"]))
-    close(loss, expected["gsce_loss"], entry, kind)
+    close(loss.detach(), expected["gsce_loss"], entry, kind)
     close(F.cross_entropy(z @ W.T + b, torch.tensor(given["labels"])), expected["sce_loss"], entry, kind)
 
 
 @pytest.mark.parametrize("shape", ["identity", "diagonal", "full"])
 def test_quadratic_heads_are_members_of_gsce(shape):
     torch.manual_seed(0)
-    head = mmc.QuadraticHead(5, 3, None, shape).double()
+    head = mmc.QuadraticHead(5, 3, None, shape).double().requires_grad_(False)
     for parameter in head.parameters():
         nn.init.normal_(parameter)
     z = torch.randn(4, 5, dtype=torch.float64)
@@ -208,7 +216,9 @@ def test_quadratic_heads_are_members_of_gsce(shape):
         "diagonal": lambda: 0.5 * torch.diag_embed(torch.exp(-head.log_variance)),
         "full": lambda: head.root.mT @ head.root,
     }[shape]()
-    torch.testing.assert_close(head(z), mmc.gsce_logits(z, head.mu, S, head.bias))
+    expected = torch.tensor([[head.bias[k] - (z[i] - head.mu[k]) @ S[k] @ (z[i] - head.mu[k]) for k in range(3)]
+                             for i in range(4)], dtype=torch.float64)  # fmt: skip
+    torch.testing.assert_close(head(z), expected)
 
 
 def test_lgm_is_the_margin_loss_of_gaussians():

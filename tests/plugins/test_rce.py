@@ -47,7 +47,7 @@ from art_ext.host.job import prepare
 from art_ext.host.recipe import load_recipe
 from art_ext.parts.surgery import find_head
 from art_ext_baselines import PGDAT, TRADES
-from art_ext_rce.attacks import ATTACKS, CWOptions
+from art_ext_rce.attacks import ATTACKS, CWHighConfidence, CWOptions
 from art_ext_rce.evading import EvadingScore, label_first, shortfall
 
 FACTS = Facts(4, (1, 6, 6))
@@ -512,7 +512,7 @@ def test_a_recipe_names_the_attacks_on_detectors_and_the_suite_runs_them(victim)
 
 def test_unbounded_pixels_and_targets_without_a_class_are_refused():
     with pytest.raises(ConfigError, match="clip_values"):
-        rce.cw_high_confidence(3, (float("-inf"), float("inf")))
+        Plan.of([CWHighConfidence()], Facts(3, (1, 6, 6), (float("-inf"), float("inf")))).compose()
     with pytest.raises(ConfigError, match="set aim to random"):
         CarliniWagner(3, aim="any", penalty=lambda out, y: out.logits[:, 0])
 
@@ -525,7 +525,8 @@ def test_the_evaluation_knows_cw_hc_and_the_paper_constants():
     wb = rce.cw_white_box(rce.KDensity(), 10, (0.0, 1.0))
     assert (wb.steps, wb.initial_const, wb.confidence) == (10_000, 100, 5)
     assert (wb.begin.steps, wb.begin.initial_const, wb.begin.search_steps) == (5000, 10, 3)
-    assert rce.cw_high_confidence(10, (0.0, 1.0)).steps == 10_000
+    alone = Plan.of([CWHighConfidence()], FACTS).compose().attack
+    assert (alone.steps, alone.confidence, alone.aim) == (10_000, 10, "random")
 
 
 # ----------------------------------------------------------------------------------- one training
