@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from art_ext.engine.fit import Fit
 from art_ext.engine.run import Run
@@ -170,6 +169,7 @@ COLUMNS = {
     r"\((CAT's )?tables 2 to 4|\(table 7": "clean FGSM PGD-20 PGD-100 CW",
     r"\(tables 1 and 3, %": "clean FGSM BIM PGD MIM CW SPSA",
     r"Li et al., AAAI 2021, table 2": "FGSM BIM PGD MIM C&W",
+    r"\(table 2, %": "FGSM BIM PGD MIM C&W",
     r"\(table 4, %": "clean PGD MIM SPSA",
     r"\(table 5, %": "BIM PGD MIM C&W SPSA",
     r"AUC table": "FGSM BIM ILCM JSMA C&W C&W-hc",
@@ -207,6 +207,26 @@ def test_what_a_head_has_at_several_radii_is_run_at_each_of_them():
                 asked |= {(name.lower(), float(eps)) for eps in radii[1].split(" / ")}
         assert asked <= ran, path.stem
     assert several >= 8
+
+
+CHANGE = r"(?:\buse=\[.*?\}\]|\b[a-z_]+(?:\.\w+)+=[\w./-]*\w)"
+
+
+def test_what_heads_say_to_set_can_be_set():
+    found = 0
+    for path in PAPERS:
+        head = path.read_text().partition("\nname: ")[0].replace("\n#", "")
+        for together in re.findall(rf"{CHANGE}(?:(?: and)? {CHANGE})*", head):
+            changes = re.findall(CHANGE, together)
+            recipe = load_recipe(path, changes)
+            facts = SHAPES[recipe.data.name]
+            plan = recipe.plan(facts)
+            threat = find_threat(recipe, plan)
+            context = EvaluationContext(plan, threat.norm, threat.eps, facts.clip)
+            assert all(entry.build(options, context) for entry, options in recipe.attacks())
+            assert recipe.resolved() != load_recipe(path).resolved(), f"{path.stem}: {changes} change nothing"
+            found += 1
+    assert found > 20
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
@@ -267,11 +287,13 @@ def test_its_own_network_is_built_as_said_and_learns_from_two_images(path, folde
     recipe = load_recipe(path, [f"data.root={folders[name]}", "train.held_out=0.2", "train.batch_size=2"])
     job = prepare(recipe)
     run = Run(job.settings, job.train.seed)
-    network, net = build(job, job.plan(job.ingredients), run)
+    plan = job.plan(job.ingredients)
+    network, net = build(job, plan, run)
     batch = next(iter(job.batches(run.device).epoch(0)))
-    logits = net(batch.x).logits
-    assert logits.shape == (2, job.facts.n_classes)
-    cross_entropy(logits, batch.y).backward()
+    out, parts = net(batch.x), plan.compose()
+    assert out.logits.shape == (2, job.facts.n_classes)
+    target = parts.target(batch.y, job.facts.n_classes, torch.zeros_like(batch.x))
+    parts.criterion(out, target).mean().backward()
     gradients = [weight.grad for weight in network.parameters() if weight.requires_grad]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert sum(bool(gradient.any()) for gradient in gradients) > len(gradients) / 2
@@ -288,7 +310,7 @@ def _is_as_said(network, recipe, n_classes):
     assert {part.negative_slope for part in leaky} == ({0.1} if "leaky_relu" in used else set())
     assert bool(relus) == ("leaky_relu" not in used)
     assert {part.eps for part in norms} <= {given.get("bn_eps", 1e-5)}
-    width = used["mmc"]["dim"] if "mmc" in used else n_classes
+    width = next((options["dim"] for options in used.values() if "dim" in options), n_classes)
     assert [part.out_features for part in dense].count(width) == given.get("members", 1)
     wide = [channels.out_channels for channels in convs if channels.kernel_size != (1, 1)]
     depths, widths = given.get("depths"), given.get("widths")
