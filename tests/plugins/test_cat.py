@@ -897,7 +897,11 @@ def test_a_network_without_weights_can_give_masks():
     assert np.abs(x_cal - x).max() > 0
 
 
-@pytest.mark.parametrize("bad", [None, "mask", [[1.0], [1.0, 2.0]], {"mask": 1}, object()], ids=lambda bad: type(bad).__name__)
+def kind_of(value):
+    return type(value).__name__
+
+
+@pytest.mark.parametrize("bad", [None, "mask", [[1.0], [1.0, 2.0]], {"mask": 1}, object()], ids=kind_of)
 def test_a_picture_of_what_is_no_array_is_refused(bad):
     x = np.zeros((2, 1, 8, 8))
     for place, name in enumerate(("x", "x_cal", "mask")):
