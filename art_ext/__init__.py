@@ -11,16 +11,20 @@ from art_ext.lazy import lazily
 
 if TYPE_CHECKING:
     from art_ext.border.mlflow_auto import autolog
-    from art_ext.host.auditing import audit, evaluate
+    from art_ext.host.auditing import Evaluation, audit, evaluate
     from art_ext.parts.ensemble import ensemble
 
-__all__ = ["audit", "autolog", "ensemble", "evaluate"]
+__all__ = ["Evaluation", "audit", "autolog", "ensemble", "evaluate"]
 
 __getattr__ = lazily(
     __name__,
     **{
         "border.mlflow_auto": ("autolog",),
-        "host.auditing": ("audit", "evaluate"),
+        "host.auditing": ("Evaluation", "audit", "evaluate"),
         "parts.ensemble": ("ensemble",),
     },
 )
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

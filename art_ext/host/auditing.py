@@ -1,4 +1,4 @@
-"""`art_ext.evaluate` and `art_ext.audit`: evaluations of ART classifiers from Python, with all installed attacks."""
+"""`art_ext.Evaluation`, `evaluate` and `audit`: ART classifiers evaluated from Python, with all installed attacks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from art_ext.border.art_evaluation import Evaluation
+from art_ext.border import art_evaluation
 from art_ext.border.mlflow_auto import choices, evaluation_folder
 from art_ext.errors import ConfigError, unknown
 from art_ext.evaluation.record import EvaluationRecord
@@ -16,8 +16,26 @@ from art_ext.host.evaluation_text import Progress, lines_of
 from art_ext.host.manager import default_manager
 from art_ext.lifecycle.family import track_called
 
-_OWN = ("classifier", "x", "y", "eps", "attacks", "progress")
-"""Parameters of `Evaluation` that are given otherwise."""
+_OWN = ("classifier", "x", "y", "eps", "attacks")
+"""Parameters of an evaluation that are given otherwise."""
+
+
+class Evaluation(art_evaluation.Evaluation):
+    """Evaluates an ART classifier with all installed attacks: `record = Evaluation(classifier, x, y, eps=8/255).run()`.
+
+    Nothing is printed or tracked. Arguments are those of `art_ext.evaluate`, and `progress`, which is called with a
+    `Tick` now and then.
+
+    Raises:
+        ConfigError, DataError, ModelError: in one line, before any attack.
+    """
+
+    def __init__(self, classifier: Any, x: Any, y: Any, *, eps: float | str, **options: Any) -> None:
+        known = [name for name in inspect.signature(art_evaluation.Evaluation).parameters if name not in _OWN]
+        for name in options:
+            if name not in known:
+                raise ConfigError(unknown("option of an evaluation", name, known))
+        super().__init__(classifier, x, y, eps=eps, attacks=default_manager().catalogue.attacks, **options)
 
 
 def evaluate(
@@ -55,17 +73,10 @@ def audit(
 def _run(
     classifier: Any, x: Any, y: Any, eps: float | str, verbose: bool, options: dict[str, Any], *, brief: bool
 ) -> EvaluationRecord:
-    known = [name for name in inspect.signature(Evaluation).parameters if name not in _OWN]
-    for name in options:
-        if name not in known:
-            raise ConfigError(unknown("option of an evaluation", name, known))
     show = Progress() if verbose else None
-    attacks = default_manager().catalogue.attacks
     tracked = choices().evaluations
     with evaluation_folder(options.get("folder")) if tracked else nullcontext(options.get("folder")) as folder:
-        evaluation = Evaluation(
-            classifier, x, y, eps=eps, attacks=attacks, progress=show, **{**options, "folder": folder}
-        )
+        evaluation = Evaluation(classifier, x, y, eps=eps, **{"progress": show, **options, "folder": folder})
         record = evaluation.run()
         if tracked and folder is not None:
             track_called(record, Path(folder))

@@ -233,10 +233,21 @@ def test_rejection_by_confidence_is_judged_for_any_network_at_any_tpr(network, w
 
 @pytest.mark.parametrize(("norm", "name"), [(np.inf, "linf"), (2, "l2"), (1.0, "l1"), ("l2", "l2")])
 def test_threats_are_said_as_art_says_them_and_as_papers_do(network, norm, name):
-    from art_ext.border.art_evaluation import Evaluation
-
-    found = Evaluation(classifier(network), *some(4), norm=norm, eps="8/255", attacks={}).core.threat
+    found = art_ext.Evaluation(classifier(network), *some(4), norm=norm, eps="8/255", suite="quick").core.threat
     assert (found.norm, found.eps, found.clip) == (name, pytest.approx(8 / 255), (0.0, 1.0))
+
+
+def test_an_evaluation_by_hand_is_that_of_the_function_and_prints_nothing(network, capsys):
+    assert "Evaluation" in dir(art_ext)
+    x, y = some(16)
+    asked = {"eps": 0.1, "suite": "quick"}
+    by_hand = art_ext.Evaluation(classifier(network), x, y, **asked).run()
+    assert capsys.readouterr().out == ""
+    same = art_ext.evaluate(classifier(network), x, y, verbose=False, **asked)
+    assert [attack.accuracy for attack in by_hand.attacks] == [attack.accuracy for attack in same.attacks]
+    assert {"square", "apgd_ce"} <= {attack.name for attack in by_hand.attacks}
+    with pytest.raises(ConfigError, match="did you mean suite"):
+        art_ext.Evaluation(classifier(network), x, y, eps=0.1, siute="quick")
 
 
 @pytest.mark.slow
