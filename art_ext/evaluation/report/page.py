@@ -220,7 +220,7 @@ def _percent(value: float, digits: int = 1) -> str:
 def _sentence(text: str) -> str:
     """With a capital, unless it begins with a name such as pgd_20, and a full stop."""
     first = text.split(" ", 1)[0]
-    start = text[:1].upper() + text[1:] if first.isalpha() else text
+    start = text[:1].upper() + text[1:] if first.replace("-", "").isalpha() else text
     return start if start.endswith((".", "!", "?", ":")) else f"{start}."
 
 
