@@ -228,8 +228,7 @@ class Run:
         limit = self.settings.clip_gradient
         if limit is not None and gradients:
             share = (limit / (torch.nn.utils.get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
-            for gradient in gradients:
-                gradient.mul_(share)
+            torch._foreach_mul_(list(gradients), share)
 
     def watch_finite(self, terms: Mapping[str, Tensor]) -> None:
         """Keeps this step's terms, scalars, to be looked at later: no synchronisation here."""
