@@ -270,3 +270,5 @@ METHODS = [
         lambda task, limit: limit.attack(task.steps).train(optimizer=centralised),
     ),
 ]
+FIXED = ("fat", "free_at", "fast_at", "ccat", "mmc")
+"""Where what a step needs besides its passes shows most on small images."""

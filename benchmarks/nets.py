@@ -46,4 +46,5 @@ class Task:
 
 
 SMALL = Task("small_cnn, 1x8x8, batch 128, PGD-10", "small_cnn", (1, 8, 8), 128, 8, 0.15, 10)
+PHOTOS = Task("small_cnn, 3x32x32, batch 64, PGD-10", "small_cnn", (3, 32, 32), 64, 2, 8 / 255, 10)
 RESNET = Task("resnet18_cifar, 3x32x32, batch 32, PGD-3", "resnet18_cifar", (3, 32, 32), 32, 1, 8 / 255, 3)

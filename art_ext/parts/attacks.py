@@ -19,8 +19,9 @@ BNMode = Literal["eval", "train"]
 Keep = Literal["last", "best"]
 STANDING = 0.75
 """Share of a batch that still stands, down to which those that fell are carried along: cutting costs time too."""
-LEFT = 1 / 8
-"""Share of the rows that left an attack which is cut out of it; fewer are carried along."""
+SIZES = 8
+"""Sizes of the passes of an attack that examples leave: each new size costs the libraries for convolutions more than a
+few rows that are carried along."""
 
 
 class Attack(Protocol):
@@ -279,6 +280,7 @@ class PGD:
         adv, rows = done.clone(), torch.arange(len(x), device=x.device)
         left = torch.full_like(rows, self.tau)  # type: ignore[arg-type]  # `at` made it a number
         ones: Tensor | None = None
+        unit = -(-len(x) // SIZES)
         for step in range(self.steps):
             adv.requires_grad_()
             out = net(adv)
@@ -287,17 +289,20 @@ class PGD:
             (grad,) = torch.autograd.grad(value, adv, ones)
             adv = adv.detach()
             left = left - score.wrong(out).long()  # of those that left it stays below 0
-            going = (left >= 0).nonzero().squeeze(1)
-            if len(going) <= (1 - LEFT) * len(rows):
+            going = left >= 0
+            count = int(going.sum())
+            size = -(-count // unit) * unit
+            if size < len(rows):
                 done[rows] = adv
-                if len(going) == 0:
+                if count == 0:
                     return whole.inside(done)
-                adv, grad, rows, left, ones = adv[going], grad[going], rows[going], left[going], ones[going]
-                walk, score, keys = walk[going], score[going], keys[going]
-            stays = adv.clone() if len(going) < len(adv) else None
+                kept = going.argsort(descending=True, stable=True)[:size]
+                adv, grad, rows, left, ones = adv[kept], grad[kept], rows[kept], left[kept], ones[kept]
+                walk, score, keys, going = walk[kept], score[kept], keys[kept], going[kept]
+            stays = adv.clone() if count < len(adv) else None
             adv = walk.step(adv, grad, self._noise(keys, step, adv))
             if stays is not None:
-                adv = torch.where(per_example(left >= 0), adv, stays, out=stays)
+                adv = torch.where(per_example(going), adv, stays, out=stays)
         done[rows] = adv
         return whole.inside(done)
 
