@@ -26,7 +26,8 @@ def root_cause(error: BaseException) -> str:
 
 _patience_lock = threading.Lock()
 _patience: list[tuple[int, int]] = []
-_ours: set[str] = set()
+_ours: dict[str, str] = {}
+"""What was written here, by name; a variable with another value is the user's."""
 
 
 @contextmanager
@@ -34,7 +35,8 @@ def impatient(timeout: int, retries: int) -> Iterator[None]:
     """Short timeouts for MLflow's requests, and nothing printed, while it holds; what the user set stays.
 
     MLflow takes them from environment variables only, and its defaults block for 4 to 20 minutes.
-    Where several hold at once, the most patient one counts.
+    Where several hold at once, the most patient one counts. Afterwards the variables have MLflow's defaults: one that
+    is taken away would break a thread that copies the environment just then.
     """
     _set_patience(add=(timeout, retries))
     try:
@@ -44,6 +46,8 @@ def impatient(timeout: int, retries: int) -> Iterator[None]:
 
 
 def _set_patience(add: tuple[int, int] | None = None, drop: tuple[int, int] | None = None) -> None:
+    from mlflow import environment_variables
+
     with _patience_lock:
         if add is not None:
             _patience.append(add)
@@ -54,17 +58,12 @@ def _set_patience(add: tuple[int, int] | None = None, drop: tuple[int, int] | No
         for name, value in (
             ("MLFLOW_HTTP_REQUEST_TIMEOUT", timeout),
             ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", retries),
-            ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false" if _patience else None),
-            ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true" if _patience else None),
+            ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", False if _patience else None),
+            ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", True if _patience else None),
         ):
-            if name in os.environ and name not in _ours:
-                continue
-            if value is None:
-                os.environ.pop(name, None)
-                _ours.discard(name)
-            else:
-                os.environ[name] = str(value)
-                _ours.add(name)
+            if os.environ.get(name) in (None, _ours.get(name)):
+                _ours[name] = str(getattr(environment_variables, name).default if value is None else value).lower()
+                os.environ[name] = _ours[name]
 
 
 class _OthersOnly(logging.Filter):

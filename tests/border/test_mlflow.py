@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from torch import nn
 
 from art_ext.border import mlflow_upload
@@ -432,8 +433,32 @@ def test_timeouts_are_short_unless_the_user_chose_them(monkeypatch: pytest.Monke
         with impatient(60, 2):  # the most patient one counts
             assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "60"
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
-    assert "MLFLOW_HTTP_REQUEST_TIMEOUT" not in os.environ
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == str(MLFLOW_HTTP_REQUEST_TIMEOUT.default)
     assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "5"
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "33")  # by the user, later
+    with impatient(10, 0):
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "33"
+
+
+def test_the_environment_can_be_copied_while_timeouts_change() -> None:
+    """As libraries do in other threads; a variable that is taken away meanwhile is a KeyError there."""
+    stop, failed = threading.Event(), []
+
+    def copy() -> None:
+        while not stop.is_set():
+            try:
+                dict(os.environ)
+            except KeyError as error:
+                failed.append(error)
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    for _ in range(3000):
+        with impatient(10, 0):
+            pass
+    stop.set()
+    thread.join()
+    assert not failed
 
 
 # ------------------------------------------------------------------------ servers that misbehave

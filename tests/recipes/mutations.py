@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from art_ext.host.document import parse
+
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "digits").glob("*.yaml"))
 VALUES: list[Any] = [
     None, True, False, 0, -1, 10**400, -(10**30), 1e308, float("nan"), float("inf"), -float("inf"), 0.5, "", " ", "x",
@@ -30,7 +32,8 @@ Mutation = Callable[[random.Random, dict[str, Any]], tuple[str, list[str]]]
 def mutated(number: int) -> tuple[str, list[str]]:
     """The YAML text of mutation `number`, and words of which a complaint must have one (none: any will do)."""
     rng = random.Random(number)
-    recipe = yaml.safe_load(rng.choice(RECIPES).read_text())
+    file = rng.choice(RECIPES)
+    recipe = parse(file.read_text(), file.name).data
     return rng.choice(MUTATIONS)(rng, copy.deepcopy(recipe))
 
 
