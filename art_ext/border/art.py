@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from art.attacks.attack import EvasionAttack
 from art.defences.trainer import Trainer
@@ -602,15 +603,18 @@ class MethodAttack(EvasionAttack):
             mask: broadcastable to x, in [0, 1]: where x may change.
 
         Raises:
-            DataError: for arrays that cannot be attacked.
-            ConfigError: for a targeted attack without y.
+            DataError: for arrays that cannot be attacked, or a mask that is none.
+            ConfigError: for a targeted attack without y, or an option that is not known.
         """
-        mask = kwargs.get("mask")
+        for name in kwargs:
+            if name not in ("mask", "x_init"):  # some of ART's callers give a start, which is the attack's own here
+                raise ConfigError(unknown("option of generate", name, ["x", "y", "mask"]))
         x = x if isinstance(x, Tensor | np.ndarray) else np.asarray(x)
         view = ClassifierView(self.estimator, type(self), wanted=self._needs())
         check_images(x, view.facts.clip)
         if tuple(x.shape[1:]) != view.facts.input_shape:
             raise wrong_shape(x, view.facts, "x")
+        mask = mask_for(kwargs.get("mask"), tuple(x.shape))
         labels = self._labels(view, x, y)
         attack, images = self.attack(view.facts), as_images(x)
         net = self._remembered(view.net)
@@ -625,7 +629,7 @@ class MethodAttack(EvasionAttack):
                 with self._crafter(net, attack.bn, part) as forward:
                     objective = attack.objective or ce
                     score = objective.bind(forward, part, goal, targeted=self.targeted)
-                    rows = mask_rows(mask, index, tuple(x.shape), part)
+                    rows = None if mask is None else torch.from_numpy(mask[index.numpy()].copy()).to(part)
                     adv = attack.craft(forward, part, score, keys, rows)
                 made[start : start + len(index)] = adv.x.cpu().numpy()
         return made
@@ -697,9 +701,20 @@ class MethodAttack(EvasionAttack):
             raise ConfigError(f"batch_size is a whole number from 1, got {self.batch_size!r}")
 
 
-def mask_rows(mask: Any, index: Tensor, shape: tuple[int, ...], like: Tensor) -> Tensor | None:
-    """The rows of a mask that is broadcastable to `shape`, for a batch."""
+def mask_for(mask: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float32] | None:
+    """A mask as float32, broadcast to images of `shape` (N, C, H, W); None where there is none.
+
+    Raises:
+        DataError: for one that does not fit the images, or that has values outside of [0, 1].
+    """
     if mask is None:
         return None
-    whole = np.broadcast_to(np.asarray(mask, dtype=np.float32), shape)
-    return torch.from_numpy(whole[index.numpy()].copy()).to(like)
+    try:
+        given = np.asarray(mask, dtype=np.float32)
+        whole = np.broadcast_to(given, shape)
+    except (TypeError, ValueError):
+        size = getattr(mask, "shape", type(mask).__name__)
+        raise DataError(f"mask {size} does not fit the images {shape}; give one for each, or one for all") from None
+    if given.size and not (given.min() >= 0 and given.max() <= 1):  # NaN is neither
+        raise DataError("a mask says where pixels may change, from 0 (not at all) to 1; it has values outside of that")
+    return whole

@@ -122,6 +122,20 @@ class Campaign:
         """The share of the images asked for that are in `kept` (N,) bool."""
         return Estimate.of(int((kept & self.active).sum()), int(self.active.sum()))
 
+    def owing(self, *wanted: str) -> Tensor:
+        """(N,) bool: one of these attacks was planned for the image, and its turn there has not come."""
+        owing = torch.zeros_like(self.right)
+        for attack in self.planned:
+            if attack.name in wanted:
+                owing |= self._owing(attack)
+        return owing & self.active
+
+    def _owing(self, attack: Planned) -> Tensor:
+        trial = self.found.get(attack.name)
+        if trial is None:
+            return self._owed(attack)
+        return torch.zeros_like(self.right) if trial.error is not None else self._owed(attack) & ~trial.done
+
     @property
     def unanswered(self) -> Tensor:
         """(N,) bool: an attack led to an image for which the network answers NaN or infinity."""
@@ -136,13 +150,11 @@ class Campaign:
     @property
     def unfinished(self) -> list[str]:
         """Attacks that were not run on all images that they owe an answer for."""
-        late = []
-        for attack in self.planned:
-            trial = self.found.get(attack.name)
-            owed = self._owed(attack) & self.active
-            if trial is None or (trial.error is None and bool((owed & ~trial.done).any())):
-                late.append(attack.name)
-        return late
+        return [
+            attack.name
+            for attack in self.planned
+            if attack.name not in self.found or bool((self._owing(attack) & self.active).any())
+        ]
 
     def smallest_known(self) -> Tensor:
         """(N,) the smallest perturbation that changed each image; infinite where none did."""
@@ -179,7 +191,8 @@ class Campaign:
         if trial.planned.name == names.RESCALED:
             lost = lost | (self.fell(names.MANY_STEPS) & ~trial.done)
         kept = self.right & ~lost & (trial.done | self.standing | torch.full_like(lost, whole))
-        estimate = self.estimate(kept)
+        seen = self.active & ~self._owing(trial.planned)
+        estimate = Estimate.of(int((kept & seen).sum()), int(seen.sum())) if bool(seen.any()) else self.estimate(kept)
         return AttackResult(
             name=trial.planned.name,
             family=trial.planned.family,

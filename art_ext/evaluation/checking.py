@@ -22,6 +22,7 @@ from art_ext.parts.norms import norm_named
 from art_ext.parts.objectives import cw
 
 UNBOUNDED_STEPS = 40
+NO_TURN = "the evaluation ended before its attacks had their turn"
 NO_SURROGATE = "this needs another network to craft on: --baseline MODEL, or in Python baseline=classifier"
 
 
@@ -51,7 +52,7 @@ class Checking:
         return [
             trust.clean_accuracy_low(int((campaign.right & rows).sum()), n, self.n_classes),
             self._labels(rows, n),
-            *(self._by_gradients(rows, n) if self.gradients else map(trust.without_gradients, trust.BY_GRADIENTS)),
+            *(self._by_gradients(n) if self.gradients else map(trust.without_gradients, trust.BY_GRADIENTS)),
             self._repeats(self.repeats.varied, self.repeats.twice, trust.answers_vary),
             self._repeats(self.repeats.mixed, self.repeats.company, trust.batch_matters),
             trust.seen_before(self.seen, n),
@@ -67,43 +68,52 @@ class Checking:
         surest = (tops[:, 0] - tops[:, 1]).argsort(descending=True, stable=True)[: n // 2]
         return trust.labels_disagree(int(wrong[surest].sum()), len(surest), int(wrong.sum()), n)
 
-    def _by_gradients(self, rows: Tensor, n: int) -> list[Suspicion]:
+    def _by_gradients(self, n: int) -> list[Suspicion]:
         """Those that compare attacks with gradients, or look at the gradients themselves."""
-        campaign = self.campaign
-        white = campaign.fell(*self._of(WHITE_BOX))[rows]
-        single, many, margin = (
-            campaign.fell(name)[rows] for name in (names.ONE_STEP, names.MANY_STEPS, names.MARGIN)
-        )
+        white = self._of(WHITE_BOX)
+        one, many, margin, half = ((name,) for name in (names.ONE_STEP, names.MANY_STEPS, names.MARGIN, names.HALF))
+        random = (names.RANDOM,)
         return [
-            trust.one_step_beats_many(single, many),
-            self._others("black-box", white, rows, trust.black_box_beats_white_box),
-            self._others("transfer", white, rows, trust.transfer_beats_white_box),
-            trust.random_beats_gradients(campaign.fell(names.RANDOM)[rows], white, self.suite.tries),
+            self._compared("one_step", one, many, trust.one_step_beats_many),
+            self._others("black-box", white, trust.black_box_beats_white_box),
+            self._others("transfer", white, trust.transfer_beats_white_box),
+            self._compared(
+                "random_search", random, white, lambda a, b: trust.random_beats_gradients(a, b, self.suite.tries)
+            ),
             self._unbounded(),
-            trust.smaller_ball_beats_larger(campaign.fell(names.HALF)[rows], margin),
-            *self._gradients(many, rows),
-            trust.losses_disagree(margin, many),
+            self._compared("eps_order", half, margin, trust.smaller_ball_beats_larger),
+            *self._gradients(),
+            self._compared("losses", margin, many, trust.losses_disagree),
             self._effort(n),
         ]
 
     def _of(self, families: tuple[str, ...]) -> list[str]:
-        return [
-            name
-            for name, trial in self.campaign.found.items()
-            if trial.planned.family in families and not name.startswith(names.EFFORT)
-        ]
+        """Attacks that did not fail, whether or not they had their turn."""
+        known = {name: trial.error for name, trial in self.campaign.found.items()}
+        planned = [one for one in self.campaign.planned if known.get(one.name) is None]
+        return [one.name for one in planned if one.family in families and not one.name.startswith(names.EFFORT)]
+
+    def _compared(
+        self, name: str, first: Sequence[str], second: Sequence[str], check: Callable[[Tensor, Tensor], Suspicion]
+    ) -> Suspicion:
+        """On the images where all of both had their turn."""
+        campaign = self.campaign
+        owing = campaign.owing(*first, *second)
+        rows = campaign.active & ~owing
+        if bool(owing.any()) and not bool((campaign.right & rows).any()):
+            return trust.not_run(name, trust.BY_GRADIENTS[name], NO_TURN)
+        return check(campaign.fell(*first)[rows], campaign.fell(*second)[rows])
 
     def _others(
-        self, family: str, white: Tensor, rows: Tensor, check: Callable[[Tensor, Tensor, Sequence[str]], Suspicion]
+        self, family: str, white: Sequence[str], check: Callable[[Tensor, Tensor, Sequence[str]], Suspicion]
     ) -> Suspicion:
         """Attacks of a family that needs no gradients of this network against those that do."""
+        name = family.replace("-", "_")
         found = [attack for attack in self._of((family,)) if attack != names.RANDOM]
-        asked = check(self.campaign.fell(*found)[rows], white, found)
         if found:
-            return asked
-        norm = self.campaign.threat.norm
-        why = f"no black-box attack that is installed works in {norm}"
-        return trust.not_run(asked.name, asked.title, NO_SURROGATE if family == "transfer" else why)
+            return self._compared(name, found, white, lambda a, b: check(a, b, found))
+        why = f"no black-box attack that is installed works in {self.campaign.threat.norm}"
+        return trust.not_run(name, trust.BY_GRADIENTS[name], NO_SURROGATE if family == "transfer" else why)
 
     def _sample(self) -> Tensor:
         """(m,) at most `MOST` images that are right when clean."""
@@ -137,25 +147,30 @@ class Checking:
                 return trust.not_run("unbounded", title, "the budget ended before it was done")
         return trust.unbounded_survivors(len(standing), len(index), reach)
 
-    def _gradients(self, many: Tensor, rows: Tensor) -> list[Suspicion]:
+    def _gradients(self) -> list[Suspicion]:
         index = self._sample()
         title = trust.BY_GRADIENTS["zero_gradients"]
         if len(index) == 0:
             return [trust.not_run("zero_gradients", title, "no clean image is right, so there is none to look at")]
         found = gradients(self.campaign.evaluator, self.campaign.threat, index)
         gap, vanished = float(found.gap.median()), float(found.vanished.double().mean())
+        zero = trust.no_gradients(int(found.zero.sum()), len(index), found.cut)
+
+        def saturated(rescaled: Tensor, plain: Tensor) -> Suspicion:
+            return trust.saturated_logits(rescaled | (plain & ~done), plain, vanished, gap)
+
         trial = self.campaign.found.get(names.RESCALED)
-        rescaled = many if trial is None else torch.where(trial.done[rows], trial.fell(self.campaign.y)[rows], many)
-        return [
-            trust.no_gradients(int(found.zero.sum()), len(index), found.cut),
-            trust.saturated_logits(rescaled, many, vanished, gap),
-        ]
+        rows = self.campaign.active & ~self.campaign.owing(names.RESCALED, names.MANY_STEPS)
+        done = torch.zeros_like(rows)[rows] if trial is None else trial.done[rows]
+        return [zero, self._compared("saturated_logits", (names.RESCALED,), (names.MANY_STEPS,), saturated)]
 
     def _effort(self, n: int) -> Suspicion:
         trials = [trial for name, trial in self.campaign.found.items() if name.startswith(names.EFFORT)]
         if not trials:
             return trust.not_run("more_effort", trust.BY_GRADIENTS["more_effort"], "more effort was not spent")
         found = self.campaign.fell(*(trial.planned.name for trial in trials))
+        if bool(self.campaign.owing(*(trial.planned.name for trial in trials)).any()) and not bool(found.any()):
+            return trust.not_run("more_effort", trust.BY_GRADIENTS["more_effort"], NO_TURN)
         steps, restarts = self.suite.effort
         return trust.more_effort_finds(int(found.sum()), n, f"PGD with {steps} steps and {restarts + 1} restarts")
 
@@ -177,8 +192,8 @@ class Checking:
                 covered[ingredient] = ran
             elif errors:
                 missing.setdefault(ingredient, f"its attack failed ({errors[0]})")
-            elif campaign.clock.over and any(name in unfinished for name in attacks):
-                missing.setdefault(ingredient, "the budget ended before its attacks had their turn")
+            elif any(name in unfinished for name in attacks):
+                missing.setdefault(ingredient, NO_TURN)
             else:
                 spared.append(ingredient)
         return trust.adaptive_attacks(covered, missing, spared, known=self.known)

@@ -101,8 +101,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is a whole number from 1, got {self.batch_size}")
-        if self.minutes is not None and self.minutes <= 0:
-            raise ConfigError(f"the budget in minutes must be above 0, got {self.minutes:g}")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise ConfigError(f"the budget in minutes must be above 0 and finite, got {self.minutes:g}")
         if not self.tprs or not all(0 < tpr <= 1 for tpr in self.tprs):
             raise ConfigError(f"a TPR lies above 0 and up to 1, such as 0.99; got {', '.join(map(str, self.tprs))}")
         if self.shard is None:
@@ -242,10 +242,12 @@ class Evaluation:
         counted("curve", before)
         self.clock.work_after = 0.0
         baseline = self._baseline()
-        unfinished = [] if self.answer is not None else campaign.unfinished
+        unfinished = campaign.unfinished
         if self.clock.over:
             rest = f"; not finished: {', '.join(unfinished)}" if unfinished else ""
             self.notes.append(f"the budget of {self.options.minutes:g} minutes ended before the suite{rest}")
+        elif unfinished:
+            self.notes.append(f"attacks that had no turn any more: {', '.join(unfinished)}")
         complete, results = not self.clock.over and not unfinished, campaign.results()
         worst = campaign.estimate(campaign.standing)
         record = EvaluationRecord(
@@ -266,7 +268,7 @@ class Evaluation:
                 self.beside,
                 rejection,
                 unanswered=int(campaign.unanswered.sum()),
-                complete=complete,
+                unfinished=() if complete else unfinished or ["the rest"],
             ),
             checks=checks,
             rejection=tuple(rejection),

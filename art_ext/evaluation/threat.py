@@ -24,6 +24,12 @@ class Threat:
     def __post_init__(self) -> None:
         if not 0 < self.eps < float("inf"):
             raise ConfigError(f"eps must be above 0 and finite, got {self.eps:g}; it is in pixel units, such as 8/255")
+        low, high = self.clip
+        if self.norm == "linf" and self.eps > high - low:
+            word = f"; did you mean {self.eps:g}/255?" if high - low == 1 and self.eps <= 255 else ""
+            raise ConfigError(
+                f"eps {self.eps:g} is more than the range of pixels, {low:g} to {high:g}, so it allows any image{word}"
+            )
         self.ball()
 
     def ball(self) -> Norm:

@@ -30,12 +30,13 @@ def conclude(
     rejection: Sequence[RejectionResult] = (),
     *,
     unanswered: int = 0,
-    complete: bool,
+    unfinished: Sequence[str] = (),
 ) -> Verdict:
     """The worst case as a sentence; trusted unless a check fails, or the evaluation was cut short.
 
     Args:
         unanswered: images that the network has no finite logits for once an attack changed them.
+        unfinished: attacks that had no turn on all their images, or what else was left out.
     """
     reasons = [check.sentence for check in checks if check.status == "fail"]
     weak = [check.title.lower() for check in checks if check.too_few]
@@ -50,8 +51,8 @@ def conclude(
     failed = [result.name for result in attacks if result.error is not None]
     if failed:
         reasons.append(f"{', '.join(failed)} failed")
-    if not complete:
-        reasons.append("the evaluation was cut short")
+    if unfinished:
+        reasons.append(f"the evaluation ended before {_listed(unfinished)}, so this is an upper bound")
     ran = sum(result.bounded and result.error is None for result in attacks)
     others = [] if baseline is None else [f"the {baseline.name} model keeps {baseline.worst_case.accuracy:.1%}"]
     others += [f"{peer.name} with as many updates keeps {peer.worst_case.accuracy:.1%}" for peer in beside]
@@ -60,6 +61,10 @@ def conclude(
     if reasons:
         sentence += f". Do not trust this number, because {'; '.join(reasons)}"
     return Verdict(worst.accuracy, worst.low, worst.high, not reasons, sentence, tuple(reasons))
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)} of its attacks had run" if len(names) > 3 else f"{', '.join(names)} had run"
 
 
 def rejections(found: Sequence[RejectionResult]) -> list[str]:
@@ -86,12 +91,12 @@ def two_lines(record: EvaluationRecord) -> tuple[str, str]:
         + "".join(f"; {clause}" for clause in rejections(record.rejection))
         + f"; {record.suite} suite, {len(record.attacks)} attacks, {record.seconds:.0f} s"
     )
-    if record.verdict.reasons:
-        return first, f"do not trust this number, because {'; '.join(record.verdict.reasons)}"
-    passed = sum(check.status == "pass" for check in record.checks)
     open_ = [
         check.sentence
         for check in record.checks
         if check.status == "warn" or (check.name == "adaptive" and check.status == "not_run")
     ]
+    if record.verdict.reasons:
+        return first, f"do not trust this number, because {'; '.join([*record.verdict.reasons, *open_])}"
+    passed = sum(check.status == "pass" for check in record.checks)
     return first, "; ".join([f"{passed} of {len(record.checks)} trust checks pass, none fails", *open_])

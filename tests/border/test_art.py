@@ -296,6 +296,25 @@ def test_a_mask_says_where_pixels_may_change(shape, trained, digits):
         assert np.abs(delta[..., :4, :]).max() > 0
 
 
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.full((1, 8, 8), 5.0), "values outside"),
+        (np.full((1, 8, 8), -1.0), "values outside"),
+        (np.full((1, 8, 8), np.nan), "values outside"),
+        (np.ones((3, 3)), r"mask \(3, 3\) does not fit the images \(4, 1, 8, 8\)"),
+        ("all", "mask str does not fit"),
+    ],
+)
+def test_what_is_no_mask_is_refused(mask, said, trained, digits):
+    x, y = (part[1300:1304] for part in digits)
+    for attack in (PGDATAttack(trained, eps=EPS, steps=1), TRADESAttack(trained, eps=EPS, steps=1)):
+        with pytest.raises(DataError, match=said):
+            attack.generate(x, y, mask=mask)
+    with pytest.raises(ConfigError, match="unknown option of generate 'maks'; did you mean mask"):
+        attack.generate(x, y, maks=np.ones((1, 8, 8)))
+
+
 def test_without_labels_the_models_own_predictions_are_taken(trained, digits):
     x = digits[0][1300:1340]
     predicted = trained.predict(x).argmax(1)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from mlflow import environment_variables
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
 from torch import nn
 
@@ -267,7 +268,12 @@ def test_a_run_holds_parameters_data_metrics_files_and_ends_finished(tmp_path: P
 def test_no_run_is_left_active_and_mlflows_settings_are_as_before(store: Tracking) -> None:
     import mlflow
 
-    before = dict(os.environ)
+    def settings() -> dict[str, object]:
+        """As MLflow reads them: what was not set may have its default afterwards."""
+        kind, found = environment_variables._EnvironmentVariable, vars(environment_variables).items()
+        return {name: variable.get() for name, variable in found if isinstance(variable, kind)}
+
+    before, others = settings(), {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     uri = mlflow.get_tracking_uri()
     tracker = MLflowTracker(store, "exp")
     tracker.run_start(info())
@@ -276,7 +282,8 @@ def test_no_run_is_left_active_and_mlflows_settings_are_as_before(store: Trackin
     tracker.run_end({})
     assert mlflow.active_run() is None
     assert mlflow.get_tracking_uri() == uri
-    assert dict(os.environ) == before
+    assert settings() == before
+    assert {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} == others
     assert not [thread for thread in threading.enumerate() if thread.name == "art_ext-mlflow"]
 
 

@@ -17,6 +17,8 @@ from art_ext.evaluation.lineup import Planned
 from art_ext.evaluation.record import read_evaluation
 from art_ext.evaluation.settling import Question, groups
 from art_ext.evaluation.suites import SUITES, Wanted, suite_named
+from art_ext.evaluation.threat import Threat
+from art_ext.evaluation.verdict import two_lines
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +247,53 @@ def test_a_question_is_settled_by_fewer_images_than_there_are(module):
     assert record.complete
     assert any("is settled: yes" in note for note in record.notes)
     no = evaluation(module, rows=rows, eps=0.5, until=Question.parse("robust >= 40%"))
-    assert no.run().data.n == 64
+    record = no.run()
+    assert record.data.n == 64
     assert no.answer is False
+    # it stopped inside the suite: what is left is an upper bound, and no check speaks of attacks that had no turn
+    assert not record.complete
+    assert not record.verdict.trusted
+    assert "of its attacks had run, so this is an upper bound" in record.verdict.sentence
+    ran = {attack.name for attack in record.attacks}
+    assert "pgd20" not in ran
+    status = {check.name: check.status for check in record.checks}
+    assert {status[name] for name in ("one_step", "random_search", "eps_order", "losses", "more_effort")} == {"not_run"}
     unsettled = evaluation(module, n=64, until=Question(yes.run().worst_case.accuracy))
     unsettled.attack()
     assert unsettled.answer is None
     assert "is not settled" in unsettled.notes[-1]
+
+
+def test_a_warning_is_said_beside_the_reasons_for_doubt(module):
+    x, y = data(24)
+    record = evaluation(module, rows=(x, (y + 1) % 3)).run()
+    record = replace(record, verdict=replace(record.verdict, reasons=("the suite is a short one",)))
+    warned = [check.sentence for check in record.checks if check.status == "warn"]
+    assert warned
+    assert all(sentence in two_lines(record)[1] for sentence in [*warned, *record.verdict.reasons])
+
+
+def test_a_radius_that_allows_any_image_is_refused():
+    with pytest.raises(ConfigError, match=r"eps 8 is more than the range of pixels, 0 to 1.*did you mean 8/255\?"):
+        Threat("linf", 8.0)
+    with pytest.raises(ConfigError, match=r"eps 300 is more than the range of pixels, 0 to 255, so.* any image$"):
+        Threat("linf", 300.0, (0.0, 255.0))
+    assert Threat("linf", 1.0).eps == 1.0
+    assert Threat("l2", 8.0).eps == 8.0
+
+
+def test_an_attack_that_had_no_turn_on_some_images_has_a_figure_of_the_others(module):
+    part, half = evaluation(module, n=60).campaign, torch.arange(30)
+    planned = {attack.name: attack for attack in part.planned}
+    part.active[:] = True
+    part.trials.run(planned["fgsm"], part.right.nonzero().squeeze(1))
+    part.trials.run(planned["pgd20"], half[part.right[half]])
+    assert bool(part.owing("pgd20")[30:][part.right[30:]].all())
+    assert not bool(part.owing("pgd20")[:30].any())
+    (result,) = [result for result in part.results() if result.name == "pgd20"]
+    wrong = int((~part.right[30:]).sum())
+    assert result.n == 30 + wrong  # wrong when clean: nothing is owed there
+    assert result.attacked == int(part.right[:30].sum())
 
 
 def test_questions_share_the_error_among_all_looks():

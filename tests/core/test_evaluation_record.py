@@ -157,7 +157,7 @@ def test_a_verdict_says_what_rejection_makes_of_the_figure_and_which_detector_fa
         row("firm", 0.2, aim="listed"),
     ]
     some = Estimate.of(8, 40)
-    found = conclude(some, Threat("linf", 0.1), (), (), None, (), rows, complete=True)
+    found = conclude(some, Threat("linf", 0.1), (), (), None, (), rows)
     assert found.trusted
     assert found.sentence.endswith(
         "; of what firm keeps at 99% TPR 50.0% is wrong, and 80.0% with nothing rejected"

@@ -101,7 +101,7 @@ def double(rng: random.Random, recipe: dict[str, Any]) -> tuple[str, list[str]]:
     lines = written(recipe).splitlines()
     line = rng.choice([line for line in lines if ":" in line])
     lines.insert(lines.index(line) + 1, line)
-    return "\n".join(lines) + "\n", [line.split(":")[0].strip(" -")]
+    return "\n".join(lines) + "\n", [line.split(":")[0].strip(" -'")]
 
 
 def repeat(rng: random.Random, recipe: dict[str, Any]) -> tuple[str, list[str]]:

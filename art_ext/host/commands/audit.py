@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
-from art_ext.host.commands.options import debug_option, evaluation_options, set_option, trust_option
+from art_ext.host.commands.options import debug_option, evaluation_options, recipe_option, set_option, trust_option
 
 
 @click.command(short_help="The quick suite on any model: the verdict in two lines.")
 @click.argument("model")
 @evaluation_options
+@recipe_option
 @set_option
 @trust_option
 @debug_option

@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from art_ext.host.commands.options import debug_option, evaluation_options, set_option, trust_option
+from art_ext.host.commands.options import debug_option, evaluation_options, recipe_option, set_option, trust_option
 
 
 @click.command(short_help="Attack a trained model and say what its robustness is worth.")
 @click.argument("model")
 @evaluation_options
-@click.option("--recipe", default=None, help="The recipe that trained it, where the model does not say.")
+@recipe_option
 @click.option(
     "--suite",
     type=click.Choice(["quick", "standard", "full"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["DEBUG", "debug_option", "evaluation_options", "set_option", "trust_option"]
+__all__ = ["DEBUG", "debug_option", "evaluation_options", "recipe_option", "set_option", "trust_option"]
 
 DEBUG = "art_ext.debug"
 """The key under which the context remembers `--debug`."""
@@ -33,6 +33,9 @@ set_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="Change a setting, such as train.epochs=3 or pc_lc.xi=0.9; may be repeated.",
+)
+recipe_option = click.option(
+    "--recipe", default=None, help="The recipe that trained it, where the model does not say."
 )
 trust_option = click.option(
     "--trust-model",
