@@ -24,7 +24,9 @@ ObjectiveName = Annotated[
 ]
 
 
-def objectives_for(name: str, plan: Plan, detectors: Sequence[Detector] = ()) -> tuple[Objective, ...]:
+def objectives_for(
+    name: str, plan: Plan, detectors: Sequence[Detector] = (), *, also: Sequence[str] = ()
+) -> tuple[Objective, ...]:
     """The objectives that `name` means for an attack on what a plan trains, strongest first.
 
     "criterion" means all adversaries of its criterion, "detector" those of its detectors, any other name the one
@@ -32,6 +34,7 @@ def objectives_for(name: str, plan: Plan, detectors: Sequence[Detector] = ()) ->
 
     Args:
         detectors: fitted ones, in the place of the plan's; of these, those that have nothing to fit are known.
+        also: names that the attack itself knows, for the message.
 
     Raises:
         ConfigError: for a name that none of them has, or "detector" where nothing rejects.
@@ -51,5 +54,5 @@ def objectives_for(name: str, plan: Plan, detectors: Sequence[Detector] = ()) ->
     declared = {objective.name: objective for objective in (*of_detectors, *parts.criterion.adversaries)}
     known = declared | OBJECTIVES
     if name not in known:
-        raise ConfigError(unknown("objective", name, [*known, DETECTOR]))
+        raise ConfigError(unknown("objective", name, [*known, DETECTOR, *also]))
     return (known[name],)

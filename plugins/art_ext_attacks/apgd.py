@@ -200,9 +200,10 @@ class APGDSettings(Raising):
 
     def attacks(self, ball: Norm, facts: Facts, plan: Plan, detectors: Sequence[Detector] = ()) -> Named:
         """As the base's; targeted_dlr is an objective of this attack alone."""
-        if self.objective == "targeted_dlr":
+        own = "targeted_dlr"
+        if self.objective == own:
             return [("_t", self.on(dlr_ratio, ball, facts, targets=min(self.targets, facts.n_classes - 1)))]
-        found = objectives_for(self.objective, plan, detectors)
+        found = objectives_for(self.objective, plan, detectors, also=(own,))
         return [(f"_{objective.name}", self.on(objective, ball, facts)) for objective in found]
 
     def on(self, objective: Objective, ball: Norm, facts: Facts, targets: int = 0) -> APGD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from art_ext.api import Attack, Facts
+from art_ext.api import Attack, ConfigError, Facts
 from art_ext.border.art import ClassifierView, MethodAttack
 from art_ext_attacks.apgd import APGDIngredient
 from art_ext_attacks.autoattack import AutoAttackIngredient
@@ -61,6 +61,16 @@ class CorruptionAttack(MethodAttack, bounded=False):
     """A common corruption: `CorruptionAttack(classifier, kind="fog", severity=3).generate(x)`."""
 
     ingredient = CommonCorruption
+
+    def attack(self, facts: Facts) -> Attack:
+        """As the base's.
+
+        Raises:
+            ConfigError: where it is told to aim at classes.
+        """
+        if self.targeted:
+            raise ConfigError("a corruption aims at no class; leave targeted out")
+        return super().attack(facts)
 
 
 class TransferAttack(MethodAttack):

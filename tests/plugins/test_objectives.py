@@ -166,6 +166,14 @@ def test_the_black_box_goes_for_the_objective():
     assert float((sure["other_confidence"] - sure["margin"]).mean().detach()) > 0.02
 
 
+def test_what_an_attack_alone_knows_is_named_and_what_aims_at_nothing_says_so():
+    victim, (x, y) = classifier(plain_network(3)), data(4)
+    with pytest.raises(ConfigError, match="unknown objective 'targetd_dlr'; did you mean targeted_dlr"):
+        art_ext_attacks.APGDAttack(victim, eps=0.1, objective="targetd_dlr").generate(x.numpy(), y.numpy())
+    with pytest.raises(ConfigError, match="a corruption aims at no class; leave targeted out"):
+        art_ext_attacks.CorruptionAttack(victim, kind="fog", targeted=True).generate(x.numpy(), y.numpy())
+
+
 def test_a_recipes_objective_is_left_out_for_networks_of_other_methods():
     """The undefended twin and the methods beside declare none of that name; a misspelt one is refused in time."""
     from art_ext.evaluation.asked import asked_attacks
