@@ -107,6 +107,7 @@ def find(request: Request) -> Found:
     given = load_recipe(request.recipe, request.overrides) if request.recipe is not None else None
     catalogue = default_manager().catalogue if given is None else given.catalogue()
     source, data = _data(request, given, catalogue)
+    _refuse_idle(request, named=given is not None or source is not None)
     facts = None if data is None else Facts(data.n_classes, data.input_shape)
     opened = _open(request.model, catalogue, given, facts, request)
     recipe = given
@@ -284,6 +285,19 @@ def _parted(data: Data, recipe: Recipe) -> tuple[Split, Split]:
     own = recipe.train
     rows, held = split_off(len(data.train), data.train.y, own.held_out, own.seed)
     return data.train.at(rows), data.train.at(held)
+
+
+def _refuse_idle(request: Request, *, named: bool) -> None:
+    """Refuses settings that would change nothing: those of a recipe where the request names none.
+
+    Raises:
+        ConfigError: naming the first, and what to say instead.
+    """
+    for text in request.overrides:
+        if named or (request.data is not None and text.startswith("data.")):
+            continue
+        instead = "set the server with --tracking-uri" if text.startswith("track.") else "name one with --recipe"
+        raise ConfigError(f"--set {text} changes a recipe, and none is named here; {instead}")
 
 
 def _data_options(overrides: Sequence[str]) -> dict[str, Any]:

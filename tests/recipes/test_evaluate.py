@@ -250,6 +250,15 @@ def test_an_evaluation_by_hand_is_that_of_the_function_and_prints_nothing(networ
         art_ext.Evaluation(classifier(network), x, y, eps=0.1, siute="quick")
 
 
+def test_settings_that_would_change_nothing_are_refused(weights, capsys):
+    for setting, said in (
+        ("track.uri=sqlite:///x.db", "set the server with --tracking-uri"),
+        ("train.seed=3", "name one with --recipe"),
+    ):
+        assert run("audit", weights, "--data", "digits", "--eps", "0.1", *FEW, "--set", setting, "--output", "out") == 2
+        assert f"--set {setting} changes a recipe, and none is named here; {said}" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_harden_ends_with_the_recipe_s_suite(capsys):
     quick = ["train.epochs=2", "pgd_at.steps=1", "threat.norm=linf", "threat.eps=0.3", "evaluate=quick"]
