@@ -14,6 +14,8 @@ from art_ext.testing import check_attack, check_detector, check_trainer
 from art_ext_baselines import PGDATAttack, PGDATTrainer
 from art_ext_rce import ConfidenceDetector
 
+pytestmark = pytest.mark.usefixtures("nobody_sends")
+
 
 def exported(base: type) -> list[type]:
     """The classes of a kind that plugins export, those included that are imported when first asked for."""

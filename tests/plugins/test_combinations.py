@@ -14,6 +14,8 @@ from art_ext.api import PGD, ComposeError, Ingredient, Linf, Madry, Paper, Probl
 from art_ext.host.manager import default_manager
 from art_ext.testing import Pair, Trials, as_markdown, check_ingredient, train_tiny, trial_of
 
+pytestmark = pytest.mark.usefixtures("nobody_sends")
+
 PAGE = Path(__file__).parents[2] / "docs" / "combinations.md"
 KINDS = default_manager().catalogue.ingredients
 ALL = {name: trial_of(KINDS[name]) for name in sorted(KINDS)}
