@@ -153,6 +153,7 @@ class RejectionResult(_Part):
         forwards, backwards: those of the evaluation's attacks, of aim "evade", whose passes count there.
         own: whether the defence itself rejects by it; else it is the confidence of a network that rejects nothing.
         seed: of the attacks' noise.
+        budget: of the attack; of the worst of all, which attacks those are.
     """
 
     detector: str
@@ -176,6 +177,7 @@ class RejectionResult(_Part):
     strongest: str | None = None
     own: bool = True
     seed: int = 0
+    budget: str = ""
 
 
 @dataclass(frozen=True)

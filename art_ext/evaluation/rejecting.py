@@ -127,12 +127,13 @@ def _evaded(
     spent = Spent(sum(trial.forwards for trial in ran), sum(trial.backwards for trial in ran))
     most = ran[int(counts.argmax())].planned.name if bool(any_fooled.any()) else None
     twin = raised.gather(0, best[None])[0], any_fooled
+    budget = str(ran[0].planned.attack) if aim == "listed" else ", ".join(trial.planned.name for trial in ran)
     results = []
     for tpr, tau in thresholds:
         made = _result(
             shown, name, aim, tpr, Rejection.of(shown.score.double(), shown.wrong, *twin, tau), spent, Spent()
         )
-        results.append(replace(made, strongest=most))
+        results.append(replace(made, strongest=most, budget=budget))
     return results
 
 
@@ -172,4 +173,4 @@ def _result(
 ) -> RejectionResult:
     data = {"detector": shown.detector.name, "attack": attack, "aim": aim, "asked_tpr": tpr, **found.as_record()}
     passes = {"forwards": spent.forwards - before.forwards, "backwards": spent.backwards - before.backwards}
-    return RejectionResult.from_record(data | passes | {"seed": shown.test.seed})
+    return RejectionResult.from_record(data | passes | {"seed": shown.test.seed, "budget": attack})

@@ -157,6 +157,8 @@ def test_each_figure_says_its_n_its_seed_and_its_budget(module):
         assert (point.n, point.seed) == (30, 3)
         assert point.budget == "the smallest of all attacks, and 5 rounds of bisection, each PGD(8 steps, on margin)"
     assert record.rejection
-    assert all((item.n, item.seed) == (30, 3) and item.attack for item in record.rejection)
+    assert all((item.n, item.seed) == (30, 3) and item.budget for item in record.rejection)
+    worst = next(item for item in record.rejection if item.aim == "evade")
+    assert set(worst.budget.split(", ")) <= {attack.name for attack in record.attacks}
     assert all((attack.n, attack.seed) == (30, 3) and attack.budget for attack in record.attacks)
     assert record.threat.eps == EPS
