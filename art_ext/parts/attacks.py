@@ -129,8 +129,8 @@ class PGD:
         clip: smallest and largest pixel value.
         stop_when_wrong: with keep="best", an example keeps the first iterate that achieves the aim and
             drops out of the work; faster, and the same examples succeed.
-        tau: steps that an example takes from wrong iterates before it stays where it is and drops out
-            of the work, or None for all `steps` (Zhang et al., ICML 2020, algorithm 1). At 0 it stays
+        tau: steps that an example takes from wrong iterates before it stays where it is and (in eval mode) drops
+            out of the work, or None for all `steps` (Zhang et al., ICML 2020, algorithm 1). At 0 it stays
             at its first wrong iterate, which may be the start; at `steps` it is ordinary PGD.
         jitter: deviation of normal noise that is added at every step, before ball and box.
     """
@@ -273,14 +273,15 @@ class PGD:
     ) -> Tensor:
         """One run that each example leaves once it took `tau` steps from wrong iterates and is wrong again.
 
-        One that leaves at a start that was not clamped is clamped then.
+        One that leaves at a start that was not clamped is clamped then. With normalisation layers in train mode all
+        stay in the passes until the last is done: without those that left, the others would be normalised otherwise.
         """
         walk = whole = Walk.of(self, x, eps, mask)
         done = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped)
         adv, rows = done.clone(), torch.arange(len(x), device=x.device)
         left = torch.full_like(rows, self.tau)  # type: ignore[arg-type]  # `at` made it a number
         ones: Tensor | None = None
-        unit = -(-len(x) // SIZES)
+        unit = len(x) if self.bn == "train" else -(-len(x) // SIZES)
         for step in range(self.steps):
             adv.requires_grad_()
             out = net(adv)

@@ -145,9 +145,9 @@ def test_a_smoothed_training_takes_the_steps_of_a_plain_loop():
     assert_same(ours, theirs, atol=1e-8)
 
 
-def plain_pgd(net, batch, epoch, eps=0.2, k=3, size=0.1, counter=None):
+def plain_pgd(net, batch, epoch, eps=0.2, k=3, size=0.1, counter=None, mode="eval"):
     """PGD as the authors' script has it, with their counter; noise as the engine draws it."""
-    net.eval()
+    net.train(mode == "train")
     x = batch.x.double()
     noise = 2 * Keys(SEED, epoch, batch.index).stream("start", 0).uniform(tuple(x.shape[1:])).double() - 1
     adv = (x + eps * noise).clamp(0, 1)
@@ -160,6 +160,8 @@ def plain_pgd(net, batch, epoch, eps=0.2, k=3, size=0.1, counter=None):
         moved = torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
         if left is not None:
             left -= (logits.argmax(1) != batch.y).long()
+            if not (left > 0).any():
+                break
             moved = torch.where((left > 0)[:, None, None, None], moved, adv.detach())
         adv = moved
     return adv
@@ -346,13 +348,16 @@ def test_the_counter_rises_at_its_epochs():
     assert for_evaluation(attack).tau is None
 
 
-def test_an_early_stopped_training_takes_the_steps_of_a_plain_loop():
-    ours, _ = fit([AT, EarlyStopSteps(first=1, second=5)], network())
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_an_early_stopped_training_takes_the_steps_of_a_plain_loop(mode):
+    """In train mode those that left the attack still count among the rows that normalise it."""
+    base = [AT] if mode == "eval" else [AT, TrainBN()]
+    ours, _ = fit([*base, EarlyStopSteps(first=1, second=5)], network())
     theirs = copy.deepcopy(network())
     optimizer = torch.optim.SGD(theirs.parameters(), **SGD)
     for epoch in range(2):
         for batch in batches().epoch(epoch):
-            adv = plain_pgd(theirs, batch, epoch, counter=1 + (epoch >= 1))
+            adv = plain_pgd(theirs, batch, epoch, counter=1 + (epoch >= 1), mode=mode)
             theirs.train()
             optimizer.zero_grad()
             F.cross_entropy(theirs(adv), batch.y).backward()
