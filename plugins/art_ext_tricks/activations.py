@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
@@ -41,32 +42,45 @@ SWAPPED = {
 }
 """Names of the classes that are replaced, torch's and timm's; tanh and sigmoid may be gates, and stay."""
 
-RELU_FUNCTIONS: tuple[Callable[..., Any], ...] = (
-    F.relu,
-    F.relu_,
-    F.relu6,
-    torch.relu,
-    torch.relu_,
-    Tensor.relu,
-    Tensor.relu_,
-)
+FUNCTIONS: dict[Callable[..., Any], str] = {
+    **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), "ReLU"),
+    F.relu6: "ReLU6",
+    **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "LeakyReLU"),
+    **dict.fromkeys((F.prelu, torch.prelu, Tensor.prelu), "PReLU"),
+    **dict.fromkeys((F.rrelu, F.rrelu_, torch.rrelu, torch.rrelu_), "RReLU"),
+    **dict.fromkeys((F.elu, F.elu_), "ELU"),
+    **dict.fromkeys((F.celu, F.celu_, torch.celu, torch.celu_), "CELU"),
+    **dict.fromkeys((F.selu, F.selu_, torch.selu, torch.selu_), "SELU"),
+    F.gelu: "GELU",
+    F.silu: "SiLU",
+    F.mish: "Mish",
+    F.hardswish: "Hardswish",
+    F.softplus: "Softplus",
+}
+"""Activations as functions, which cannot be swapped, and the class of the module that each stands for."""
 
 
 class _Calls(TorchFunctionMode):
-    """Counts calls of ReLU as a function."""
+    """Counts calls of activations as functions, but of one that is wanted, by the class of their module."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: str) -> None:
         super().__init__()
-        self.met = 0
+        self.wanted, self.met = wanted, Counter[str]()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.met += func in RELU_FUNCTIONS
+        name = FUNCTIONS.get(func, self.wanted)
+        self.met[name] += name != self.wanted
         return func(*args, **(kwargs or {}))
+
+
+def _options(module: nn.Module) -> dict[str, Any]:
+    """What tells two activations of one class apart."""
+    return {n: v for n, v in vars(module).items() if not n.startswith("_") and n not in ("training", "inplace")}
 
 
 @dataclass(frozen=True)
 class SwapActivation:
-    """Replaces every ReLU and its kin by another activation, in place; one that is there already stays."""
+    """Replaces every ReLU and its kin by another activation, in place; the very one that is there already stays."""
 
     to: Name
     parameter: float | None = None
@@ -75,21 +89,21 @@ class SwapActivation:
         """Swaps.
 
         Raises:
-            ModelError: for a network that has no activation to swap, or calls ReLU as a function.
+            ModelError: for a network that has no activation to swap, or calls one as a function.
         """
-        kind, found = KINDS[self.to], False
+        kind, wanted, found = KINDS[self.to], _options(self.make()), False
         for path, module in list(model.named_modules(remove_duplicate=False)):
-            if type(module) is kind:
+            if type(module) is kind and _options(module) == wanted:
                 found = True
-            elif type(module).__name__ in SWAPPED or isinstance(module, nn.ReLU):
+            elif type(module) is kind or type(module).__name__ in SWAPPED or isinstance(module, nn.ReLU):
                 put(model, path, self.make())
                 found = True
-        with frozen(model), torch.no_grad(), _Calls() as calls:
+        with frozen(model), torch.no_grad(), _Calls(kind.__name__) as calls:
             model(probe(model, facts))
-        if calls.met:
+        for name, times in (+calls.met).items():
             raise ModelError(
-                f"{type(model).__name__} calls ReLU as a function ({calls.met} times a pass), which cannot be swapped; "
-                "write it with nn.ReLU modules, or choose the activation where the network is built"
+                f"{type(model).__name__} calls {name} as a function ({times} times a pass), which cannot be swapped; "
+                f"write it with nn.{name} modules, or choose the activation where the network is built"
             )
         if not found:
             raise ModelError(f"{type(model).__name__} has no activation to become {self.to}; remove the ingredient")

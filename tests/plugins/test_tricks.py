@@ -605,6 +605,36 @@ def test_a_relu_that_is_called_as_a_function_is_refused(call):
     assert model.training
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [(F.gelu, "GELU"), (F.silu, "SiLU"), (F.leaky_relu, "LeakyReLU"), (torch.selu, "SELU"), (F.relu6, "ReLU6")],
+)
+def test_other_activations_that_are_called_as_functions_are_refused_too(call, name):
+    with pytest.raises(ModelError, match=rf"calls {name} as a function \(1 times a pass\).* nn\.{name} modules"):
+        SwapActivation("softplus")(Functional(call), FACTS)
+
+
+@pytest.mark.parametrize("to", SHORTCUTS)
+def test_the_activation_that_is_wanted_may_be_called_as_a_function(to):
+    call = {"leaky_relu": F.leaky_relu, "gelu": F.gelu, "silu": F.silu}.get(to, getattr(F, to))
+    SwapActivation(to)(Functional(call), FACTS)
+
+
+@pytest.mark.parametrize(
+    ("there", "parameter"),
+    [(nn.LeakyReLU(0.01), 0.3), (nn.Softplus(beta=10), 1.0), (nn.ELU(0.5), None), (nn.GELU("tanh"), None)],
+    ids=str,
+)
+def test_one_of_the_kind_with_another_parameter_is_replaced(there, parameter):
+    to = {nn.LeakyReLU: "leaky_relu", nn.Softplus: "softplus", nn.ELU: "elu", nn.GELU: "gelu"}[type(there)]
+    swap = SwapActivation(to, parameter)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 3), there)
+    swap(model, FACTS)
+    assert repr(model[2]) == repr(swap.make()) != repr(there)
+    kept = model[2]
+    assert swap(model, FACTS)[2] is kept
+
+
 def test_a_network_without_activations_is_refused():
     with pytest.raises(ModelError, match="has no activation to become softplus"):
         SwapActivation("softplus")(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), FACTS)
