@@ -38,8 +38,9 @@ def dry_run(recipe: Recipe, echo: Callable[[str], None], *, trust: bool = False)
     for line in (*job.describe(), *remarks(roles_of(job))):
         echo(line)
     plan = job.plan(job.ingredients)
-    width = max(len(slot) for slot, _, _ in plan.describe())
-    for slot, part, owner in plan.describe():
+    lines = job.train.lines(plan)
+    width = max(len(slot) for slot, _, _ in lines)
+    for slot, part, owner in lines:
         echo(f"  {slot.ljust(width)}  {part}  [{owner}]")
     for name, attack in job.attacks(plan):
         echo(f"evaluate  {name}: {attack}")

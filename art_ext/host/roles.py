@@ -81,5 +81,13 @@ def roles_of(job: Job) -> list[Role]:
 
 
 def remarks(roles: Sequence[Role]) -> list[str]:
-    """What a user should know about these trainings before they start, each line once."""
-    return list(dict.fromkeys(f"note      {line}" for role in roles for line in role.plan.remarks(role.epochs)))
+    """What a user should know about these trainings before they start, each line once.
+
+    Of settings that the recipe overrules, those of the optimizer: how long it trains, in which batches, is its own.
+    """
+    found = []
+    for role in roles:
+        overruled = role.job.train.overruled(role.plan.settings)
+        found += [str(one) for one in overruled if one.of_optimizer]
+        found += role.plan.remarks(role.epochs)
+    return list(dict.fromkeys(f"note      {line}" for line in found))

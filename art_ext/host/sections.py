@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import (
@@ -33,7 +34,10 @@ from art_ext.ingredient import (
 )
 from art_ext.secrets import masked
 
-__all__ = ["SECTIONS", "DataSection", "ModelSection", "Threat", "Track", "Train"]
+if TYPE_CHECKING:
+    from art_ext.plan import Plan
+
+__all__ = ["SECTIONS", "DataSection", "ModelSection", "Overruled", "Threat", "Track", "Train"]
 
 
 class _Section(BaseModel):
@@ -162,6 +166,33 @@ def _milestones_beside_factor(value: Any) -> Any:
     return value
 
 
+@dataclass(frozen=True)
+class Overruled:
+    """What an ingredient asks for and does not get, since the recipe says otherwise.
+
+    Attributes:
+        setting: of `Plan.settings`.
+        what: the setting itself, or that option of the optimizer that differs.
+    """
+
+    owner: str
+    setting: str
+    what: str
+    asked: Any
+    held: Any
+
+    @property
+    def of_optimizer(self) -> bool:
+        return self.setting not in Train.model_fields or self.setting == "optimizer"
+
+    def __str__(self) -> str:
+        place = "train.optimizer" if self.of_optimizer else "train"
+        return (
+            f"{self.owner} asks for {self.what} {self.asked}, but {place} has {self.held}, which holds; "
+            f"set it there, or remove {self.owner}"
+        )
+
+
 class Train(_Section):
     """How the network is trained. What is set here wins over what ingredients ask for."""
 
@@ -247,6 +278,36 @@ class Train(_Section):
         except ValidationError as error:
             owners = ", ".join(sorted({owner for owner, _ in settings.values()}))
             raise ConfigError(f"set by {owners}: {'; '.join(explain(error, 'train', Train, merged))}") from None
+
+    def overruled(self, settings: Mapping[str, tuple[str, Any]]) -> list[Overruled]:
+        """Those of the settings that a plan's ingredients ask for which do not hold here."""
+        held, found = self.plain(), []
+        kind, options = self.optimizer.name, completed(self.optimizer, OPTIMIZERS)
+        for key, (owner, value) in settings.items():
+            if key not in type(self).model_fields:
+                found.append(Overruled(owner, key, key, value, options.get(key)))
+            elif key != "optimizer":
+                found.append(Overruled(owner, key, key, Train(**{key: value}).plain()[key], held[key]))
+            elif named(value).name != kind:
+                found.append(Overruled(owner, key, key, named(value).name, kind))
+            else:
+                asked = {name: option for name, option in named(value).options.items() if name not in settings}
+                found += [Overruled(owner, key, name, option, options.get(name)) for name, option in asked.items()]
+        return [one for one in found if one.asked != one.held]
+
+    def lines(self, plan: Plan) -> list[tuple[str, str, str]]:
+        """`Plan.describe`, but for settings that the recipe has otherwise: what holds, and what was asked for."""
+        held, found = self.plain(), []
+        options = completed(self.optimizer, OPTIMIZERS)
+        overruled = self.overruled(plan.settings)
+        for slot, part, owner in plan.describe():
+            setting = slot.removeprefix("train.")
+            over = [f"{one.what} {one.asked}" for one in overruled if slot == f"train.{one.setting}"]
+            if over:
+                part = str(held.get(setting, options.get(setting)))
+                owner = f"the recipe; {owner} asks for {', '.join(over)}"
+            found.append((slot, part, owner))
+        return found
 
     def plain(self) -> dict[str, Any]:
         """As a recipe writes it, with every default spelled out, those of the optimizer included."""

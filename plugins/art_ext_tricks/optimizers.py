@@ -169,7 +169,5 @@ class OptimizerChoice(Ingredient):
         if self.kind in ("adam", "adamw"):
             return plan.tune(self, optimizer={self.kind: {"lr": self.lr or 1e-4, "weight_decay": 5e-4}})
         options = {"lr": self.lr or 0.1, "momentum": self.momentum, "weight_decay": 5e-4}
-        if self.kind == "nesterov":
-            options["nesterov"] = True
-        plan = plan.tune(self, optimizer={"sgd": options})
+        plan = plan.tune(self, optimizer={"sgd": {**options, "nesterov": self.kind == "nesterov"}})
         return plan.arrange(self, Centralise(AXES[self.kind])) if self.kind in AXES else plan

@@ -203,6 +203,39 @@ def test_a_dry_run_says_what_the_length_of_a_training_leaves_out(capsys):
     assert "note      fat.milestones: nothing happens at 99, after the last of " in capsys.readouterr().out
 
 
+USE = "use=[{pgd_at: {eps: 0.15, steps: 1}}, {weight_decay: {value: 0.1}}, {optimizer: {kind: nesterov}}]"
+
+
+def test_settings_that_the_recipe_has_itself_are_said_to_overrule_those_of_an_ingredient(capsys):
+    at = str(ROOT / "recipes" / "digits" / "pgd_at.yaml")
+    assert run("harden", at, "--dry-run", "--set", USE, "--set", "train.threads=1", "--set", "train.epochs=1") == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert notes == [
+        "note      weight_decay asks for weight_decay 0.1, but train.optimizer has 0.0005, which holds; set it there, "
+        "or remove weight_decay",
+        "note      optimizer asks for nesterov True, but train.optimizer has False, which holds; set it there, "
+        "or remove optimizer",
+    ]
+    assert run("explain", at, "--set", USE) == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("train.")}
+    assert "0.0005" in shown["train.weight_decay"]
+    assert shown["train.weight_decay"].endswith("the recipe; weight_decay asks for weight_decay 0.1")
+    assert shown["train.optimizer"].endswith("the recipe; optimizer asks for nesterov True")
+    other = "train.optimizer={adam: {lr: 0.001, weight_decay: 0.1}}"
+    assert run("explain", at, "--set", USE, "--set", other) == 0
+    shown = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("train.")}
+    assert shown["train.weight_decay"].split()[-1] == "weight_decay", "what holds is what was asked for"
+    assert shown["train.optimizer"].endswith("the recipe; optimizer asks for optimizer sgd")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_no_recipe_on_board_has_an_optimizer_against_its_own_ingredients(path):
+    """How long it trains may be scaled down; weight decay that an ingredient brings is not set aside."""
+    recipe = load_recipe(path)
+    settings = recipe.plan(recipe.assumed_facts()).settings
+    assert not [one for one in recipe.train.tuned(settings).overruled(settings) if one.of_optimizer]
+
+
 def test_a_warm_up_that_never_ends_is_refused_by_the_dry_run(capsys):
     attacked = "{pgd_at: {eps: 0.15, steps: 2}}"
     for name, use, beside, what in (

@@ -31,7 +31,7 @@ def explain(recipe: str, overrides: tuple[str, ...]) -> None:
             click.echo(f"  {ingredient.name}: {paper}")
     click.echo(f"  as for {_facts(facts)}; nothing was opened")
     click.echo("")
-    show_table(("slot", "part", "set by"), [tuple(line) for line in plan.describe()])
+    show_table(("slot", "part", "set by"), [tuple(line) for line in loaded.train.tuned(plan.settings).lines(plan)])
 
 
 def _facts(facts: Facts) -> str:
