@@ -202,7 +202,7 @@ def _any_of(literal: Sequence[Complaint], items: Sequence[Complaint]) -> str:
 
 
 def _said(item: Complaint) -> str:
-    message: str = item["msg"].removeprefix("Value error, ")
+    message: str = item["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     return message[0].lower() + message[1:]
 
 

@@ -79,6 +79,15 @@ class PGDAT(Ingredient):
             raise ValueError(why)
         return self
 
+    @model_validator(mode="after")
+    def _can_be_aimed(self) -> Self:
+        if self.random_target and not objective_named(self.objective).targetable:
+            raise ValueError(
+                f"the objective {self.objective} has no targeted form, so it goes with no random_target; "
+                "leave that out, or raise ce, margin or dlr"
+            )
+        return self
+
     def apply(self, plan: Plan) -> Plan:
         attack = PGD(
             norm_named(self.norm, self.eps),

@@ -169,4 +169,11 @@ class SWA(Ingredient):
     start: Annotated[Share, Field(lt=1, description="share of the epochs before the first that counts")] = 0.75
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.wrap(self, lambda then: EpochAverage(then, self.start), stratum="average")
+        return plan.wrap(self, lambda then: EpochAverage(then, self.start), stratum="average").remark(self._alone)
+
+    def _alone(self, epochs: int) -> str:
+        """That there is nothing to average, where the last epoch is the only one that counts."""
+        if epochs - 1 > self.start * epochs:
+            return ""
+        lower = f"set swa.start below {(epochs - 1) / epochs:.3g}, or train" if epochs > 1 else "train"
+        return f"swa: only the last of {epochs} epochs counts, so nothing is averaged; {lower} for longer"

@@ -364,6 +364,8 @@ def test_fat_refuses_options_that_would_mean_nothing():
         PGD(Linf(0.1), tau=-1)
     with pytest.raises(ConfigError, match=r"fat\.tau"):
         FAT(tau=-1)
+    with pytest.raises(ConfigError, match=r"fat\.milestones: input should be a list, got 50"):
+        FAT(milestones=50)
 
 
 # AWP

@@ -197,6 +197,13 @@ def test_a_divergence_from_the_clean_answer_is_not_raised_from_the_clean_image()
         PGDAT(**allowed)
 
 
+def test_a_divergence_is_not_aimed_at_a_class():
+    with pytest.raises(ConfigError, match=r"^pgd_at: the objective kl_to_clean has no targeted form.* random_target"):
+        PGDAT(random_target=True, objective="kl_to_clean")
+    for objective in ("ce", "margin", "dlr", "criterion"):
+        PGDAT(random_target=True, objective=objective)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"eps": 0}, {"eps": "8/0"}, {"eps": "1:30"}, {"eps": True}, {"steps": 0}, {"clean_fraction": 1},

@@ -687,6 +687,16 @@ def test_swa_ends_with_the_mean_of_the_last_epochs():
         torch.testing.assert_close(got[name], torch.stack([end[name] for end in ends]).mean(0), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("start", "epochs", "alone"), [(0.75, 4, True), (0.75, 5, False), (0.0, 1, True), (0.5, 2, True)]
+)
+def test_an_average_of_one_epoch_is_remarked_on(start, epochs, alone):
+    (*said,) = Plan.of([SWA(start=start)], FACTS).remarks(epochs)
+    assert [line.startswith(f"swa: only the last of {epochs} epochs counts") for line in said] == [True] * alone
+    averaged, plain = (fit(use, network(), epochs=epochs)[0] for use in ([SWA(start=start)], []))
+    assert differs(averaged, plain) is not alone
+
+
 @pytest.mark.parametrize("average", [EMA(decay=0.9), SWA(start=0.2)], ids=lambda average: average.name)
 def test_the_average_is_what_is_judged_kept_and_deployed(average):
     judged = []
