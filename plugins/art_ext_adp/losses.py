@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from art_ext.api import log_mean_softmax
+from art_ext.api import at_least_float32, log_mean_softmax
 
 
 def member_ce(members: Tensor, y: Tensor, label_smooth: float = 1.0) -> Tensor:
-    """sum_k -log F^k_y: a sum over members, not a mean.
+    """sum_k -log F^k_y: a sum over members, not a mean; in float32 at least.
 
     With label_smooth = c, class y weighs c and each other one (1 - c) / (L - 1), as in the authors' code.
     """
-    log_p = F.log_softmax(members, -1)
+    log_p = F.log_softmax(at_least_float32(members), -1)
     true = log_p.gather(2, y[:, None, None].expand(-1, members.shape[1], 1)).squeeze(2)
     if label_smooth == 1:
         return -true.sum(1)

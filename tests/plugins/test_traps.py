@@ -15,6 +15,7 @@ from art_ext.api import Outputs
 from art_ext.errors import ConfigError
 from art_ext.host.manager import default_manager
 from art_ext.testing import train_tiny, trial_of
+from art_ext_adp import adp_loss, ensemble_entropy, member_ce
 from art_ext_baselines import guided_complement_entropy, trades_boundary
 from art_ext_cat.losses import divergence
 from art_ext_ccat import bhattacharyya
@@ -56,6 +57,13 @@ def test_each_ingredient_survives_or_refuses(name, trap):
 
 
 Y = torch.tensor([0, 2, 1])
+
+
+def members(z):
+    """(N, 3, K) an ensemble whose members differ."""
+    return torch.stack([z, z.flip(1), z.roll(1, 1)], 1)
+
+
 FORMULAS = {
     "rce_loss": lambda z: rce_loss(z, Y),
     "rce at a temperature": lambda z: RCELoss(7.0)(Outputs(z), Y),
@@ -68,6 +76,10 @@ FORMULAS = {
     "divergence": lambda z: divergence(z, z.flip(1)),
     "certainty_variance": certainty_variance,
     "certainty_std": certainty_std,
+    "member_ce": lambda z: member_ce(members(z), Y),
+    "smoothed member_ce": lambda z: member_ce(members(z), Y, 0.9),
+    "ensemble_entropy": lambda z: ensemble_entropy(members(z)),
+    "adp_loss": lambda z: adp_loss(members(z), Y),
     "bhattacharyya": lambda z: bhattacharyya(z, torch.full((3, 4), 0.25)),
 }
 
