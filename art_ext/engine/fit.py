@@ -135,9 +135,7 @@ class Fit:
                 self.keeper.begin(resume=self.resume)
             self._train(batches)
         if hasattr(self.update, "averaged"):
-            with self.deployed():
-                last = _weights(self.net)
-            self.net.load_state_dict(last)
+            self.net.module.load_state_dict(self.last_weights()["net"])
         return self.history
 
     def _train(self, batches: Batches) -> None:
@@ -186,6 +184,12 @@ class Fit:
             return
         with averaged(self.net):
             yield
+
+    def last_weights(self) -> dict[str, Any]:
+        """Those that would be deployed now, with the same statistics on all processes, which all take part."""
+        with self.deployed():
+            self.run.share_statistics(self.net)
+            return self.weights()
 
     def weights(self) -> dict[str, Any]:
         """The present weights as best.pt and last.pt hold them: those of helpers too."""

@@ -90,21 +90,21 @@ class Keeper:
         fit, began = self.fit, time.perf_counter()
         fit.run.raise_if_not_finite()
         state = capture(fit)
-        fit.run.from_first(lambda: self._write(state))
+        last = fit.last_weights() if fit.place.finished else None
+        fit.run.from_first(lambda: self._write(state, last))
         fit.run.settle()
         self.best_is_new = False
         self._last_step, self._last_time = fit.run.step, time.perf_counter()
         self._cost = self._last_time - began
 
-    def _write(self, state: dict[str, Any] | None) -> None:
+    def _write(self, state: dict[str, Any] | None, last: dict[str, Any] | None) -> None:
         assert state is not None
         fit = self.fit
         if self.best_is_new and fit.best_state is not None:
             checkpoint.save(self.folder / "best.pt", fit.best_state)
         self.shelf.put(fit.run.step, state)
-        if fit.place.finished:
-            with fit.deployed():
-                checkpoint.save(self.folder / "last.pt", fit.weights())
+        if last is not None:
+            checkpoint.save(self.folder / "last.pt", last)
 
     def _best_is_whole(self) -> bool:
         try:

@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 N, BATCH, SEED = 31, 15, 5  # batches of 15 and 16: the ranks have 8 and 7 rows, and 8 and 8
-RUNS = ("pgd_at", "trades float64", "pgd_at float64", "unsynchronised", "batch norm", "batch norm unshared")
+RUNS = (
+    *("pgd_at", "trades float64", "pgd_at float64", "unsynchronised"),
+    *("batch norm", "batch norm averaged", "batch norm unshared"),
+)
 # TRADES starts where its gradient is zero but for rounding, so float32 cannot tell the signs.
 EQUAL = ("pgd_at", "trades float64", "pgd_at float64")
 
@@ -42,6 +45,7 @@ def train(name, devices):
     from art_ext.engine.run import Run, RunSettings
     from art_ext.evaluation.suite import HeldOut, Threat
     from art_ext_baselines import PGDAT, TRADES
+    from art_ext_tricks import EMA
 
     seen = {}
 
@@ -65,10 +69,12 @@ def train(name, devices):
     net = Net(module(norm))
     precision = "64-true" if "float64" in name else "32-true"
     run = Run(RunSettings(accelerator="cpu", devices=devices, precision=precision), SEED)
-    plan = Plan.of([method, Spy()], Facts(3, (1, 7, 7)))
+    averaged = name == "batch norm averaged"
+    plan = Plan.of([method, Spy(), *([EMA(decay=0.9)] if averaged else [])], Facts(3, (1, 7, 7)))
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     validate = HeldOut(plan, *data(), Threat("linf", 0.1), steps=2, run=run)
-    fit = Fit(plan, net, optimizer, run, epochs=3, validate=validate)
+    folder = Path(sys.argv[1]) / "averaged" if averaged else None
+    fit = Fit(plan, net, optimizer, run, epochs=3, validate=validate, folder=folder)
     if name == "batch norm unshared":
         run.share_statistics = lambda net: None
     history = fit(ArrayBatches(*data(), BATCH, seed=SEED))
@@ -98,7 +104,8 @@ def results(tmp_path_factory):
     torch.set_num_threads(1)
     alone = {name: train(name, 1) for name in EQUAL}
     torch.set_num_threads(threads)
-    return {name: ([rank[name] for rank in ranks], alone.get(name)) for name in RUNS}
+    found = {name: ([rank[name] for rank in ranks], alone.get(name)) for name in RUNS}
+    return {**found, "last.pt": torch.load(folder / "averaged" / "last.pt", weights_only=True)["net"]}
 
 
 def difference(a, b):
@@ -155,6 +162,13 @@ def test_batch_statistics_and_the_best_epoch_are_the_same_on_all_ranks(results):
     assert ranks[0]["best"] == ranks[1]["best"]
     apart, _ = results["batch norm unshared"]
     assert difference(apart[0]["weights"], apart[1]["weights"]) > 1e-6
+
+
+def test_an_average_is_deployed_with_the_same_statistics_on_all_ranks(results):
+    first, second = (rank["weights"] for rank in results["batch norm averaged"][0])
+    assert difference(first, second) == 0
+    assert difference({f"module.{key}": value for key, value in results["last.pt"].items()}, first) == 0
+    assert difference(first, results["batch norm"][0][0]["weights"]) > 1e-4
 
 
 if __name__ == "__main__":
