@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from art_ext.engine.fit import Fit
+from art_ext.engine.optim import make_schedule
 from art_ext.engine.run import Run
 from art_ext.entries import EvaluationContext
 from art_ext.host.job import distinct, find_threat, prepare
@@ -227,6 +228,18 @@ def test_what_heads_say_to_set_can_be_set():
             assert recipe.resolved() != load_recipe(path).resolved(), f"{path.stem}: {changes} change nothing"
             found += 1
     assert found > 20
+
+
+def test_mart_on_resnet_18_is_the_paper_s_with_what_the_head_says_to_set():
+    """Both of its networks have the drops at 75, 90 and 100; the larger one's 90 epochs end before the second."""
+    path = ROOT / "recipes" / "papers" / "mart_cifar10.yaml"
+    said = re.search(rf"ResNet-18: ((?:{CHANGE} ?)+)", path.read_text().replace("\n#", ""))
+    recipe = load_recipe(path, said[1].split())
+    assert (recipe.model.timm, recipe.use[0].options["beta"], recipe.train.epochs) == ("resnet18_cifar", 5, 120)
+    assert recipe.train.optimizer == ("sgd", {"lr": 0.01, "momentum": 0.9, "weight_decay": 3.5e-3})
+    factor = make_schedule(*recipe.train.schedule)
+    rates = [factor(epoch, 120) for epoch in (0, 74.9, 75, 89.9, 90, 99.9, 100, 119)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
