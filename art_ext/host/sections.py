@@ -121,7 +121,13 @@ class Threat(_Section):
     """The attacker that results are stated against."""
 
     norm: Literal["linf", "l2", "l1", "l0"] = "linf"
-    eps: Annotated[Positive, Field(description="radius in clip-value units, [0, 1]")]
+    eps: Annotated[Positive, Field(description="radius in clip-value units, [0, 1]; of l0, pixels")]
+
+    @model_validator(mode="after")
+    def _whole_pixels(self) -> Threat:
+        if self.norm == "l0" and not (self.eps >= 1 and self.eps.is_integer()):
+            raise ValueError(f"eps counts pixels in l0, so it is a whole number from 1 on, not {self.eps:g}")
+        return self
 
 
 class Track(_Section):

@@ -6,9 +6,9 @@ as `evaluate:` entries.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from art_ext.api import (
     PGD,
@@ -35,6 +35,12 @@ class GradientAttack(Ingredient):
 
     norm: Literal["linf", "l2", "l1", "l0"] = "linf"
     eps: Annotated[Positive, Field(description="radius in clip-value units; of l0, pixels")] = 8 / 255
+
+    @model_validator(mode="after")
+    def _whole_pixels(self) -> Self:
+        if self.norm == "l0" and not (self.eps >= 1 and self.eps.is_integer()):
+            raise ValueError(f"eps counts pixels in l0, so it is a whole number from 1 on, not {self.eps:g}; set eps")
+        return self
 
     def pgd(self, clip: Clip, objective: Objective) -> PGD:
         """The attack on images in the clip range."""

@@ -12,6 +12,7 @@ from torch import nn
 
 import art_ext_baselines as baselines
 from art_ext.api import ConfigError, EvaluationContext, Keys, Outputs, Plan, ce, cw
+from art_ext.host.sections import Threat
 from art_ext_baselines.attacks import ATTACKS
 from art_ext_baselines.gradient_attacks import BIM, FGSM, MIM, CWMargin, PlainPGD
 
@@ -50,6 +51,19 @@ def test_attacks_from_the_image_itself_do_not_raise_what_is_flat_there(name):
     with pytest.raises(ConfigError, match="kl_to_clean has no gradient at the image itself"):
         built(name, objective="kl_to_clean")
     assert built("pgd", objective="kl_to_clean")
+
+
+@pytest.mark.parametrize("eps", [0.1, 0.999, 2.5])
+def test_a_radius_in_l0_is_a_number_of_pixels(eps):
+    """A part of a pixel would change a whole one: more than the radius says."""
+    for make in (lambda: FGSM(norm="l0", eps=eps), lambda: built("pgd", norm="l0", eps=eps)):
+        with pytest.raises(ConfigError, match=r"eps counts pixels in l0, so it is a whole number from 1 on, not"):
+            make()
+    with pytest.raises(ValidationError, match="counts pixels"):
+        Threat(norm="l0", eps=eps)
+    assert Threat(norm="l0", eps=3).eps == FGSM(norm="l0", eps=3).eps == 3
+    with pytest.raises(ConfigError, match="counts pixels"):  # the threat's radius, which is one of linf
+        built("cw_margin", norm="l0")
 
 
 def test_entries_are_named_by_their_steps_and_take_the_threat():

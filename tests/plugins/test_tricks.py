@@ -530,6 +530,19 @@ def test_a_classifier_s_optimizer_must_be_of_the_kind():
     assert differs(plain, central)
 
 
+@pytest.mark.parametrize(("kind", "nesterov"), [("sgd", False), ("gc", False), ("nesterov", True)])
+def test_a_classifier_s_sgd_is_of_the_kind_while_it_is_trained(kind, nesterov):
+    x, y = data()
+    art = classifier(network().float())
+    (group,) = art.optimizer.param_groups
+    group["nesterov"], seen = not nesterov, set()
+    art.optimizer.register_step_post_hook(lambda o, a, k: seen.add(o.param_groups[0]["nesterov"]))
+    trainer = RecipeTrainer(art, [OptimizerChoice(kind=kind)], track=False, verbose=False)
+    trainer.fit(x.numpy(), y.numpy(), nb_epochs=1, batch_size=8)
+    assert seen == {nesterov}
+    assert art.optimizer.param_groups[0]["nesterov"] is not nesterov
+
+
 def classifier(model):
     return PyTorchClassifier(
         model,
