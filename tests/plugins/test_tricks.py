@@ -403,6 +403,20 @@ def test_crafting_in_train_mode_moves_statistics_and_the_network_trains_on():
     assert [int(module.num_batches_tracked) for module in tracked] == [24]
 
 
+@pytest.mark.parametrize(("trick", "crafts_in_training"), [(EvalBN(), False), (TrainBN(), True)])
+def test_dropout_follows_the_mode_of_crafting_and_both_train_on(trick, crafts_in_training):
+    seen = []
+
+    class Watched(nn.Dropout):
+        def forward(self, x):
+            seen.append(self.training)
+            return super().forward(x)
+
+    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), Watched(), nn.Linear(64, 3)).double()
+    fit([PGDAT(eps=0.2, steps=2), trick], module, epochs=1, batch_size=12)
+    assert seen == [crafts_in_training, crafts_in_training, True] * 2
+
+
 @pytest.mark.parametrize("trick", [EvalBN(), TrainBN(), EpsWarmUp(), EarlyStopSteps()], ids=lambda trick: trick.name)
 def test_tricks_of_the_attack_need_one(trick):
     with pytest.raises(ComposeError, match=f"{trick.name} changes the attack of a training, but nothing sets one"):
