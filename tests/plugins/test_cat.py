@@ -456,6 +456,13 @@ def test_the_mask_sees_pixels_in_the_unit_range():
     assert MaskNetwork("conv", (1, 6, 6), (float("-inf"), float("inf")))(x).isfinite().all()
 
 
+def test_a_mask_network_of_an_unknown_trunk_or_shape_is_refused():
+    with pytest.raises(ConfigError, match="unknown trunk 'resnet'; did you mean resnet18"):
+        MaskNetwork("resnet", (3, 8, 8))
+    with pytest.raises(ConfigError, match=r"reads images \(C, H, W\), not the shape \(8, 8\); reshape"):
+        MaskNetwork("conv", (8, 8))
+
+
 def test_which_network_for_which_images():
     def kind(shape, **options):
         helper = Plan.of([CAT(**options)], Facts(10, shape)).helpers[0]
@@ -600,6 +607,23 @@ def test_inner_losses_and_the_authors_mnist_settings():
     network = MaskNetwork("conv", (1, 4, 4))
     made = Calibrate(attack, network, (0.0, 1.0)).craft(net, x, ce.bind(net, x, torch.zeros(3).long()), keys)
     assert made.x.max() <= 1
+
+
+def test_without_a_mask_the_classifier_trains_on_clamped_examples_all_the_same():
+    """Eq. (10) at M = 1, where the MNIST code's attack leaves the pixel range."""
+    x, y, keys = torch.ones(3, 1, 6, 6), torch.zeros(3).long(), Keys(0, 0, torch.arange(3))
+
+    def net(x):
+        return Outputs(x.flatten(1)[:, :3] * torch.tensor([-1.0, 1.0, 1.0]))
+
+    attack = Plan.of([CAT(eps=0.4, clamp=False, mask="none")], FACTS).compose().attack
+    made = attack.craft(net, x, attack.objective.bind(net, x, y), keys)
+    full = made.extras["full"]
+    assert full.max() > 1.1
+    torch.testing.assert_close(made.x, full.clamp(0, 1))
+    torch.testing.assert_close(made.delta, made.x - x)
+    assert str(attack).startswith("clamped PGD(")
+    assert isinstance(Plan.of([CAT(mask="none")], FACTS).compose().attack, PGD)
 
 
 def test_calibrate_hands_over_the_mask_and_the_full_example():
@@ -910,6 +934,13 @@ def test_a_picture_of_what_is_no_array_is_refused(bad):
         with pytest.raises(DataError, match=f"^a picture needs arrays or tensors, but {name} is a ") as caught:
             picture(*given)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("clip", [(1.0, 0.0), (0.0, 0.0), (-math.inf, math.inf), (0.0, math.nan)])
+def test_a_picture_needs_to_know_black_and_white(clip):
+    x = np.zeros((2, 1, 8, 8))
+    with pytest.raises(DataError, match=r"a picture needs a finite clip range from black to white, .*; give clip"):
+        picture(x, x, x, clip)
 
 
 def test_a_picture_of_what_the_mask_does(trained, tmp_path):
