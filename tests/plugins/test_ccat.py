@@ -679,8 +679,8 @@ def test_batches_of_one_row(rows, options):
 
 def test_the_evaluation_s_attack_takes_the_threat_of_the_recipe():
     context = EvaluationContext(Plan.of([CCAT()], FACTS), "l2", 0.5, (0.0, 1.0))
-    ((name, attack),) = build_pgd_conf(PGDConfOptions(steps=30, restarts=2), context)
-    assert name == "pgd_conf30x3"
+    ((name, attack),) = build_pgd_conf(PGDConfOptions(steps=500, restarts=2), context)
+    assert name == "pgd_conf500x3"
     random, zero = attack.attacks
     assert (random.norm, random.step_size, random.restarts, random.lr_factor) == (L2(0.5), 0.001, 2, 1.1)
     assert isinstance(zero.start, ZeroStart)
@@ -689,6 +689,30 @@ def test_the_evaluation_s_attack_takes_the_threat_of_the_recipe():
     assert own.attacks[0].step_size == 0.5
     assert len(own.attacks) == 5
     assert [entry.name for entry in ATTACKS] == ["pgd_conf"]
+
+
+@pytest.mark.parametrize("ball", [Linf(0.4), L2(1.0), L1(18.0)], ids=str)
+def test_the_authors_first_step_is_kept_where_it_crosses_the_ball(ball):
+    usual = {"linf": 0.001, "l2": 0.001, "l1": 0.5}[ball.name]
+    for clip, span in (((0.0, 1.0), 1.0), ((-1.0, 1.0), 2.0), ((-math.inf, math.inf), 1.0)):
+        attack = PGDConfSettings().attack(ball, clip, 4).attacks[0]
+        assert attack.step_size == pytest.approx(usual * span)
+    few = PGDConfSettings(steps=20).attack(ball, (0.0, 1.0), 4).attacks[0]
+    assert 20 * few.step_size == pytest.approx(2.5 * ball.eps)
+    assert PGDConfSettings(steps=20, base_lr=0.002).attack(ball, (0.0, 1.0), 4).attacks[0].step_size == 0.002
+
+
+@pytest.mark.parametrize(("steps", "clip"), [(40, 1.0), (1000, 255.0)])
+def test_few_steps_and_wide_pixels_reach_the_edge_of_the_ball(steps, clip):
+    """A suite lowers the steps of an attack whose step size nobody gave."""
+
+    def net(batch):
+        return Outputs(torch.stack([batch.flatten(1).sum(1) / clip, torch.zeros(len(batch), dtype=batch.dtype)], 1))
+
+    x = torch.full((2, 1, 2, 2), 0.5 * clip, dtype=torch.float64)
+    attack = PGDConfSettings(steps=steps, restarts=1).attack(Linf(0.2 * clip), (0.0, clip), 2).attacks[1]
+    made = attack.craft(net, x, other_confidence.bind(net, x, torch.tensor([0, 1])), Keys(0, 0, torch.arange(2)))
+    torch.testing.assert_close(made.delta.abs(), torch.full_like(x, 0.2 * clip))
 
 
 def test_recipes_know_apgd_square_and_pgd_on_the_confidence_of_wrong_classes():
