@@ -895,6 +895,20 @@ def test_distal_images_of_art(classifier):
     assert "every_class" not in attack.attack_params
 
 
+def test_what_has_no_targeted_form_says_what_to_leave_out(classifier):
+    from art_ext_ccat import CCATAttack, DistalAttack
+
+    with pytest.raises(ConfigError, match=r"every_class goes to all wrong classes, but targeted .*; leave one"):
+        CCATAttack(classifier, every_class=True, targeted=True)
+    x, y = arrays(4)
+    attack = CCATAttack(classifier, every_class=True, steps=2, restarts=1)
+    attack.set_params(targeted=True)
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        attack.generate(x, y)
+    with pytest.raises(ConfigError, match=r"distal_confidence has no targeted form; .*, or leave targeted out"):
+        DistalAttack(classifier, steps=2, restarts=1, targeted=True).generate(x, y)
+
+
 def test_the_attack_s_options_are_the_test_time_attack_s(classifier):
     from art_ext_ccat import CCATAttack
 
