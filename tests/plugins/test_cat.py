@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -71,6 +72,7 @@ from art_ext_mmc import MMC
 from art_ext_pc_lc import PCLC, PCLCLoss
 
 FILE = Path(__file__).parents[1] / "vectors" / "cat.json"
+PAGE = Path(__file__).parents[2] / "plugins" / "art_ext_cat" / "README.md"
 VECTORS = {entry["name"]: entry for entry in json.loads(FILE.read_text())}
 SMALL = {"eps": 0.2, "steps": 3, "step_size": 0.1}
 both_precisions = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, None), (torch.float32, 1e-5)])
@@ -934,6 +936,23 @@ def test_a_picture_of_what_is_no_array_is_refused(bad):
         with pytest.raises(DataError, match=f"^a picture needs arrays or tensors, but {name} is a ") as caught:
             picture(*given)
         assert "\n" not in str(caught.value)
+
+
+def test_the_page_s_lines_for_the_masks_of_a_run_are_run(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+    owner = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 3, optimizer=sgd, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    x, y = np.random.default_rng(0).random((12, 1, 8, 8), dtype=np.float32), np.arange(12) % 3
+    trainer = CATTrainer(owner, eps=0.15, steps=5, folder=tmp_path / "run" / "hardened", track=False, verbose=False)
+    trainer.fit(x, y, nb_epochs=1, batch_size=6, validation_data=(x, y))
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    scope = {"classifier": owner, "x": x, "y": y}
+    exec(compile(block, "README.md", "exec"), scope)
+    assert (tmp_path / "masks.png").exists()
+    np.testing.assert_array_equal(scope["x_cal"], trainer.calibrated(x, y)[0])
 
 
 @pytest.mark.parametrize("clip", [(1.0, 0.0), (0.0, 0.0), (-math.inf, math.inf), (0.0, math.nan)])
