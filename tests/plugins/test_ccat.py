@@ -231,7 +231,7 @@ def plain_attack(net, x, delta, e_of, *, norm, eps, lr, factor, momentum, steps,
             grad = grad.sign()
         else:
             p = 1 if norm == "l1" else 2
-            grad = grad / grad.flatten(1).norm(p=p, dim=1).clamp(min=1e-12).reshape(-1, 1, 1, 1)
+            grad = grad / grad.flatten(1).norm(p=p, dim=1).clamp(min=1e-300).reshape(-1, 1, 1, 1)
         g = momentum * g + (1 - momentum) * grad
         if not backtrack:
             delta = delta - size * g
@@ -401,6 +401,24 @@ def test_saturated_gradients_give_no_nan():
         attack = BacktrackingPGD(ball, 3, 0.05, objective=other_confidence, start=ZeroStart())
         made = attack.craft(net, x, other_confidence.bind(net, x, y), Keys(0, 0, torch.arange(3)))
         assert torch.equal(made.x, x), "a gradient of 0 moves nothing"
+
+
+@pytest.mark.parametrize("ball", [L2(0.5), L1(1.5)], ids=str)
+def test_saturated_gradients_lead_as_far_as_others(ball):
+    """Logits e^60 apart leave p_other near 1e-26, and its gradient says where to go all the same."""
+    module, (x, y) = network(dtype=torch.float32).eval(), images(dtype=torch.float32)
+    y = module(x).argmax(1)
+    fooled = []
+    for gap in (1.0, 60.0):
+        with torch.no_grad():
+            top = module(x).topk(2, 1).values
+            for part in (module[-1].weight, module[-1].bias):
+                part *= gap / float((top[:, 0] - top[:, 1]).max())
+        attack = BacktrackingPGD(ball, 40, ball.eps / 4, objective=other_confidence, start=ZeroStart())
+        made, score = craft(attack, module, x, y)
+        fooled.append(score.wrong(Outputs(module(made.x))))
+    assert fooled[0].sum() >= 5
+    assert torch.equal(*fooled)
 
 
 @pytest.mark.parametrize("name", BALLS)
