@@ -498,7 +498,10 @@ class Plan:
             return change.change(part)
         except ConfigError as error:
             owner, why = self.owner(change.slot), str(error).removeprefix(f"{change.owner}: ")
-            message = f"{change.owner} cannot change the {change.slot} of {owner}: {why}; remove one of them"
+            if change.slot in self._filled():
+                message = f"{change.owner} cannot change the {change.slot} of {owner}: {why}; remove one of them"
+            else:  # there is nothing else to remove
+                message = f"{change.owner} cannot change the default {change.slot}: {why}"
             raise ComposeError([Problem(message, (change.owner, owner))]) from None
 
     def _contradictions(self, parts: Parts) -> Iterable[Problem]:

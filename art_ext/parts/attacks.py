@@ -10,7 +10,7 @@ from torch import Tensor
 
 from art_ext.errors import ConfigError
 from art_ext.parts.noise import Keys
-from art_ext.parts.norms import Eps, Linf, Norm, lp, per_example
+from art_ext.parts.norms import Eps, Linf, Norm, per_example, unit
 from art_ext.parts.objectives import Objective, Score, ce
 from art_ext.parts.ranges import OfEps
 from art_ext.types import Adversarial, Forward, Progress
@@ -257,7 +257,7 @@ class PGD:
             if part is not None:
                 part.consider(adv, value.detach(), score.wrong(out))
             if velocity is not None:
-                velocity.mul_(self.momentum).add_(grad / per_example(lp(grad, 1)).clamp(min=1e-12))
+                velocity.mul_(self.momentum).add_(unit(grad, 1))
                 grad = velocity
             adv = walk.step(adv, grad, self._noise(keys, step, adv))
         if best is not None and part is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from art_ext.errors import ConfigError
 from art_ext.parts.attacks import PGD, Best, Keep, Walk
 from art_ext.parts.noise import Keys
-from art_ext.parts.norms import TINY, Eps, Linf, Norm, lp, per_example
+from art_ext.parts.norms import Eps, Linf, Norm, per_example, unit
 from art_ext.parts.objectives import Score
 from art_ext.types import Forward
 
@@ -21,7 +21,7 @@ def normalised(norm: Norm, grad: Tensor) -> Tensor:
     """sign(G) in L-inf, else G / |G|_p, per example; 0 where the gradient is 0. (N, C, H, W) to the same."""
     if isinstance(norm, Linf):
         return grad.sign()
-    return grad / per_example(lp(grad, norm.order)).clamp(min=TINY)
+    return unit(grad, norm.order)
 
 
 @dataclass(frozen=True)

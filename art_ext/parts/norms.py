@@ -37,6 +37,23 @@ def lp(delta: Tensor, p: float) -> Tensor:
     return norms
 
 
+def near_one(values: Tensor) -> Tensor:
+    """Each example times a power of two, so that its largest value lies in [1/2, 1); 0 stays 0, (N, C, H, W).
+
+    Nothing is rounded. The gradients of a saturated softmax are so small that they would count as zero, or
+    that their squares underflow.
+    """
+    smallest = torch.finfo(values.dtype).tiny
+    exponent = torch.frexp(lp(values, float("inf")).clamp(min=smallest)).exponent
+    return torch.ldexp(values, -per_example(exponent).to(values.dtype))
+
+
+def unit(values: Tensor, p: float) -> Tensor:
+    """Each example divided by its p-norm, however small that is; 0 stays 0."""
+    values = near_one(values)
+    return values / per_example(lp(values, p)).clamp(min=TINY)
+
+
 def project_l2(delta: Tensor, eps: Eps) -> Tensor:
     """The nearest point of the L2 ball."""
     return delta * (eps / per_example(lp(delta, 2)).clamp(min=TINY)).clamp(max=1)
@@ -147,7 +164,7 @@ class L2(Norm):
         return project_l2(delta, eps)
 
     def steepest(self, grad: Tensor) -> Tensor:
-        return grad / per_example(lp(grad, 2)).clamp(min=TINY)
+        return unit(grad, 2)
 
     def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:
         """A normal direction, at a distance eps u^(1/D) with u from U(0, 1)."""
@@ -215,6 +232,7 @@ class L0(Norm):
         return 1.0
 
     def steepest(self, grad: Tensor) -> Tensor:
+        grad = near_one(grad)
         return grad / per_example(grad.abs().flatten(1).mean(1)).clamp(min=TINY)
 
     def uniform(self, keys: Keys, like: Tensor, eps: Eps) -> Tensor:

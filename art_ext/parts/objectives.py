@@ -114,7 +114,9 @@ class Objective:
             ConfigError: when targeted, and this objective has no targeted form.
         """
         if targeted and not self.targetable:
-            raise ConfigError(f"the objective {self.name} has no targeted form; use ce, margin or dlr")
+            raise ConfigError(
+                f"the objective {self.name} has no targeted form; use ce, margin or dlr, or leave targeted out"
+            )
         if self.reference is None:
             return Score(self.measure, y, targeted)
         with torch.no_grad():

@@ -110,6 +110,8 @@ class CAT(Ingredient):
         plan = plan.fill(self, attack=self.attack(clip), risk=CatRisk(self.beta, self.weight))
         plan = plan.default(self, criterion=MarginFirst(), selection=clean_and_robust)
         if self.mask == "none":
+            if not self.clamp:  # f trains on x_cal, which eq. (10) clamps in any case
+                plan = plan.alter(self, "attack", lambda inner: Calibrate(inner, None, clip), around=True)
             return plan
         with torch.device("meta"):
             network = MaskNetwork(self._trunk(plan.facts.input_shape), plan.facts.input_shape, clip)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from art_ext.api import ConfigError, unknown
 
 Trunk = Literal["conv", "resnet18"]
 SMALLEST_MAP = 4
@@ -24,10 +26,17 @@ class MaskNetwork(nn.Module):
         trunk: see `conv_trunk` and `residual_trunk`.
         shape: (C, H, W) of the images.
         clip: smallest and largest pixel; the trunk sees them as 0 and 1.
+
+    Raises:
+        ConfigError: for another trunk, or for what are no images.
     """
 
     def __init__(self, trunk: Trunk, shape: tuple[int, ...], clip: tuple[float, float] = (0.0, 1.0)) -> None:
         super().__init__()
+        if trunk not in get_args(Trunk):
+            raise ConfigError(unknown("trunk", str(trunk), get_args(Trunk)))
+        if len(shape) != 3:
+            raise ConfigError(f"a mask network reads images (C, H, W), not the shape {shape}; reshape the inputs")
         channels, height, width = shape
         if trunk == "conv":
             self.trunk, features = conv_trunk(channels), 128

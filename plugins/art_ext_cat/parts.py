@@ -65,12 +65,12 @@ def clean_and_robust(scores: Scores) -> tuple[float, ...]:
 class Calibrate:
     """Another attack, whose perturbation is then shrunk by the mask network: x_cal = clamp(x + M delta), M = g(x').
 
-    `Adversarial.x` is x_cal; its extras hold the "mask" and the "full" example x'. Made for training: an
-    attacker has no reason to shrink what it found.
+    Without a network M is 1. `Adversarial.x` is x_cal; its extras hold the "mask" and the "full" example x'.
+    Made for training: an attacker has no reason to shrink what it found.
     """
 
     attack: Attack
-    network: nn.Module
+    network: nn.Module | None
     clip: tuple[float, float]
 
     @property
@@ -92,12 +92,12 @@ class Calibrate:
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
         full = self.attack.craft(net, x, score, keys, mask)
         with torch.no_grad():  # L_f trains f alone: no gradient reaches g
-            m = self.network(full.x)
+            m = torch.ones_like(full.x) if self.network is None else self.network(full.x)
             x_cal = calibrated(x, full.x - x, m, self.clip)
         return Adversarial(x_cal, x_cal - x, {**full.extras, MASK: m, FULL: full.x})
 
     def __str__(self) -> str:
-        return f"calibrated {self.attack}"
+        return f"{'clamped' if self.network is None else 'calibrated'} {self.attack}"
 
 
 @dataclass(frozen=True)

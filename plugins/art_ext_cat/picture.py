@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,10 +28,11 @@ def picture(x: Any, x_cal: Any, mask: Any, clip: tuple[float, float] = (0.0, 1.0
 
     Args:
         x, x_cal, mask: (N, C, H, W) arrays or tensors, as `CATTrainer.calibrated` gives and takes them.
+        clip: smallest and largest pixel, which are drawn black and white.
 
     Raises:
         DataError: for what is no array, and unless all three have the same shape, with 1 or 3 channels and an image
-            at least.
+            at least, and the clip range is finite.
     """
     from matplotlib.figure import Figure
 
@@ -39,8 +41,10 @@ def picture(x: Any, x_cal: Any, mask: Any, clip: tuple[float, float] = (0.0, 1.0
     if not x.shape == x_cal.shape == mask.shape or x.ndim != 4 or x.shape[1] not in (1, 3) or len(x) == 0:
         shapes = ", ".join(str(tuple(part.shape)) for part in (x, x_cal, mask))
         raise DataError(f"a picture needs x, x_cal and mask of one shape (N, 1 or 3, H, W), not {shapes}")
-    x, x_cal, mask = x[:MOST], x_cal[:MOST], mask[:MOST]
     low, high = clip
+    if not 0 < high - low < math.inf:
+        raise DataError(f"a picture needs a finite clip range from black to white, not ({low}, {high}); give clip")
+    x, x_cal, mask = x[:MOST], x_cal[:MOST], mask[:MOST]
     change = x_cal - x
     change = 0.5 + change / (2 * float(change.abs().max().clamp(min=1e-12)))
     shown = ((x - low) / (high - low), (x_cal - low) / (high - low), change, mask)

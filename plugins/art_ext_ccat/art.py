@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from art_ext.api import Confidence, Distal, Ingredient, Plan, Positive, norm_named
+from art_ext.api import Attack, Confidence, ConfigError, Distal, Facts, Ingredient, Plan, Positive, norm_named
 from art_ext.border.art import MethodAttack, MethodTrainer
 from art_ext.border.art_detectors import ScoreDetector
 from art_ext_ccat.attacks import BacktrackingSettings, NormName, PGDConfSettings
@@ -41,6 +41,17 @@ class CCATAttack(MethodAttack):
     """
 
     ingredient = PGDConf
+
+    def attack(self, facts: Facts) -> Attack:
+        """The attack with all its starts.
+
+        Raises:
+            ConfigError: for every class, where one of them is the target.
+        """
+        assert isinstance(self._ingredient, PGDConf)
+        if self.targeted and self._ingredient.every_class:
+            raise ConfigError("every_class goes to all wrong classes, but targeted to one; leave one of them out")
+        return super().attack(facts)
 
 
 class DistalNoise(Ingredient, BacktrackingSettings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -36,7 +37,17 @@ from art_ext_ccat.starts import UniformNormStart
 
 NormName = Literal["linf", "l2", "l1"]
 BASE_LR: dict[str, float] = {"linf": 0.001, "l2": 0.001, "l1": 0.5}
-"""First step sizes of the authors' test attacks on CIFAR-10."""
+"""First step sizes of the authors' test attacks of 1000 steps, on pixels in [0, 1]."""
+
+
+def first_step(ball: Norm, clip: tuple[float, float], steps: int) -> float:
+    """The authors' for this range of pixels; PGD's usual one where so many of theirs would not cross the ball.
+
+    Steps only shrink: one that is too short leaves most of the ball unseen, and looks like robustness.
+    """
+    span = clip[1] - clip[0]
+    size = BASE_LR[ball.name] * (span if math.isfinite(span) else 1.0)
+    return size if steps * size >= ball.largest else float(ball.usual_step(ball.largest, steps))
 
 rejection = Objective("rejection", lambda out, y: -log_confidence(out.logits), targetable=False)
 """The low confidence of the prediction: the adversary who wants good inputs to be rejected."""
@@ -101,7 +112,11 @@ class BacktrackingSettings(BaseModel):
 
     steps: Annotated[Count, Field(description="1000 in the authors' evaluation; fewer overstate robustness")] = 1000
     base_lr: Annotated[
-        Positive | None, Field(description="first step size; 0.001 in linf and l2, 0.5 in l1 when left out")
+        Positive | None,
+        Field(
+            description="first step size; when left out 0.001 of the pixel range, 0.5 in l1, or 2.5 eps / steps where "
+            "steps of that do not cross the ball"
+        ),
     ] = None
     lr_factor: Annotated[Number, Field(gt=1, description="what a step that does not pay is divided by")] = 1.1
     momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
@@ -112,7 +127,7 @@ class BacktrackingSettings(BaseModel):
         random = BacktrackingPGD(
             ball,
             self.steps,
-            self.base_lr or BASE_LR[ball.name],
+            self.base_lr or first_step(ball, clip, self.steps),
             objective=other_confidence,
             start=UniformNormStart(),
             restarts=self.restarts,

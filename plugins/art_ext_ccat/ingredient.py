@@ -114,7 +114,9 @@ class CCAT(Ingredient):
         Number, Field(gt=0, lt=1, description="share of each batch left clean; without any, answers end up uniform")
     ] = 0.5
     steps: Count = 40
-    base_lr: Annotated[Positive, Field(description="first step size: 0.005 on CIFAR-10, 0.01 on MNIST")] = 0.005
+    base_lr: Annotated[
+        Positive, Field(description="first step size in clip-value units: 0.005 on CIFAR-10, 0.01 on MNIST")
+    ] = 0.005
     lr_factor: Annotated[Number, Field(gt=1, description="what a step that does not pay is divided by")] = 1.5
     momentum: Annotated[Number, Field(ge=0, lt=1, description="dampened: g <- mu g + (1 - mu) G")] = 0.9
     start: Annotated[

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from art_ext.api import (
@@ -156,6 +156,12 @@ class DAC(Ingredient):
         ),
     ] = "code"
 
+    @model_validator(mode="after")
+    def _no_idle_stepsize(self) -> Self:
+        if self.form == "watch" and self.changed("stepsize"):
+            raise ValueError("stepsize has no effect in form watch; leave it out, or set form to code")
+        return self
+
     def apply(self, plan: Plan) -> Plan:
         plan = plan.measure(
             self,
@@ -172,6 +178,6 @@ class DAC(Ingredient):
     def _regularize(self, risk: Any) -> Risk:
         if not risk.needs_adversarial:
             raise ConfigError(
-                f"dac needs adversarial examples, but the risk trains on {risk}; add one that trains on an attack"
+                f"dac needs adversarial examples, but it trains on {risk}; add an ingredient that trains on an attack"
             )
         return Regularized(risk, self.stepsize)

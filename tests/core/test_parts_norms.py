@@ -7,7 +7,7 @@ from scipy import optimize, stats
 
 from art_ext.errors import ConfigError
 from art_ext.parts.noise import Keys
-from art_ext.parts.norms import L1, L2, Linf, lp, norm_named, per_example, project_l1, project_l2
+from art_ext.parts.norms import L0, L1, L2, Linf, lp, norm_named, per_example, project_l1, project_l2
 from art_ext.parts.ranges import Uniform
 
 NORMS = [Linf, L2, L1]
@@ -133,6 +133,14 @@ def test_the_l1_step_is_spread_over_the_largest_gradients():
 def test_a_zero_gradient_gives_a_zero_step(norm):
     step = norm(1.0).steepest(torch.zeros(2, *SHAPE))
     assert torch.equal(step, torch.zeros(2, *SHAPE))
+
+
+@pytest.mark.parametrize("norm", [*NORMS, L0])
+@pytest.mark.parametrize("power", [-90, -60, 0, 60])
+def test_the_steepest_step_has_its_length_however_small_the_gradient(norm, power):
+    """The gradients of a saturated softmax are below 1e-12, and their squares are 0 in float32."""
+    grad = _random().float()
+    assert torch.equal(norm(1.0).steepest(grad * 2.0**power), norm(1.0).steepest(grad))
 
 
 @pytest.mark.parametrize("norm", NORMS)

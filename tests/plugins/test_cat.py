@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -71,6 +72,7 @@ from art_ext_mmc import MMC
 from art_ext_pc_lc import PCLC, PCLCLoss
 
 FILE = Path(__file__).parents[1] / "vectors" / "cat.json"
+PAGE = Path(__file__).parents[2] / "plugins" / "art_ext_cat" / "README.md"
 VECTORS = {entry["name"]: entry for entry in json.loads(FILE.read_text())}
 SMALL = {"eps": 0.2, "steps": 3, "step_size": 0.1}
 both_precisions = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, None), (torch.float32, 1e-5)])
@@ -456,6 +458,13 @@ def test_the_mask_sees_pixels_in_the_unit_range():
     assert MaskNetwork("conv", (1, 6, 6), (float("-inf"), float("inf")))(x).isfinite().all()
 
 
+def test_a_mask_network_of_an_unknown_trunk_or_shape_is_refused():
+    with pytest.raises(ConfigError, match="unknown trunk 'resnet'; did you mean resnet18"):
+        MaskNetwork("resnet", (3, 8, 8))
+    with pytest.raises(ConfigError, match=r"reads images \(C, H, W\), not the shape \(8, 8\); reshape"):
+        MaskNetwork("conv", (8, 8))
+
+
 def test_which_network_for_which_images():
     def kind(shape, **options):
         helper = Plan.of([CAT(**options)], Facts(10, shape)).helpers[0]
@@ -600,6 +609,23 @@ def test_inner_losses_and_the_authors_mnist_settings():
     network = MaskNetwork("conv", (1, 4, 4))
     made = Calibrate(attack, network, (0.0, 1.0)).craft(net, x, ce.bind(net, x, torch.zeros(3).long()), keys)
     assert made.x.max() <= 1
+
+
+def test_without_a_mask_the_classifier_trains_on_clamped_examples_all_the_same():
+    """Eq. (10) at M = 1, where the MNIST code's attack leaves the pixel range."""
+    x, y, keys = torch.ones(3, 1, 6, 6), torch.zeros(3).long(), Keys(0, 0, torch.arange(3))
+
+    def net(x):
+        return Outputs(x.flatten(1)[:, :3] * torch.tensor([-1.0, 1.0, 1.0]))
+
+    attack = Plan.of([CAT(eps=0.4, clamp=False, mask="none")], FACTS).compose().attack
+    made = attack.craft(net, x, attack.objective.bind(net, x, y), keys)
+    full = made.extras["full"]
+    assert full.max() > 1.1
+    torch.testing.assert_close(made.x, full.clamp(0, 1))
+    torch.testing.assert_close(made.delta, made.x - x)
+    assert str(attack).startswith("clamped PGD(")
+    assert isinstance(Plan.of([CAT(mask="none")], FACTS).compose().attack, PGD)
 
 
 def test_calibrate_hands_over_the_mask_and_the_full_example():
@@ -910,6 +936,30 @@ def test_a_picture_of_what_is_no_array_is_refused(bad):
         with pytest.raises(DataError, match=f"^a picture needs arrays or tensors, but {name} is a ") as caught:
             picture(*given)
         assert "\n" not in str(caught.value)
+
+
+def test_the_page_s_lines_for_the_masks_of_a_run_are_run(tmp_path, monkeypatch):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 3))
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+    owner = PyTorchClassifier(
+        model, nn.CrossEntropyLoss(), (1, 8, 8), 3, optimizer=sgd, clip_values=(0.0, 1.0), device_type="cpu"
+    )
+    x, y = np.random.default_rng(0).random((12, 1, 8, 8), dtype=np.float32), np.arange(12) % 3
+    trainer = CATTrainer(owner, eps=0.15, steps=5, folder=tmp_path / "run" / "hardened", track=False, verbose=False)
+    trainer.fit(x, y, nb_epochs=1, batch_size=6, validation_data=(x, y))
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    scope = {"classifier": owner, "x": x, "y": y}
+    exec(compile(block, "README.md", "exec"), scope)
+    assert (tmp_path / "masks.png").exists()
+    np.testing.assert_array_equal(scope["x_cal"], trainer.calibrated(x, y)[0])
+
+
+@pytest.mark.parametrize("clip", [(1.0, 0.0), (0.0, 0.0), (-math.inf, math.inf), (0.0, math.nan)])
+def test_a_picture_needs_to_know_black_and_white(clip):
+    x = np.zeros((2, 1, 8, 8))
+    with pytest.raises(DataError, match=r"a picture needs a finite clip range from black to white, .*; give clip"):
+        picture(x, x, x, clip)
 
 
 def test_a_picture_of_what_the_mask_does(trained, tmp_path):

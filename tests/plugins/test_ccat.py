@@ -231,7 +231,7 @@ def plain_attack(net, x, delta, e_of, *, norm, eps, lr, factor, momentum, steps,
             grad = grad.sign()
         else:
             p = 1 if norm == "l1" else 2
-            grad = grad / grad.flatten(1).norm(p=p, dim=1).clamp(min=1e-12).reshape(-1, 1, 1, 1)
+            grad = grad / grad.flatten(1).norm(p=p, dim=1).clamp(min=1e-300).reshape(-1, 1, 1, 1)
         g = momentum * g + (1 - momentum) * grad
         if not backtrack:
             delta = delta - size * g
@@ -401,6 +401,24 @@ def test_saturated_gradients_give_no_nan():
         attack = BacktrackingPGD(ball, 3, 0.05, objective=other_confidence, start=ZeroStart())
         made = attack.craft(net, x, other_confidence.bind(net, x, y), Keys(0, 0, torch.arange(3)))
         assert torch.equal(made.x, x), "a gradient of 0 moves nothing"
+
+
+@pytest.mark.parametrize("ball", [L2(0.5), L1(1.5)], ids=str)
+def test_saturated_gradients_lead_as_far_as_others(ball):
+    """Logits e^60 apart leave p_other near 1e-26, and its gradient says where to go all the same."""
+    module, (x, y) = network(dtype=torch.float32).eval(), images(dtype=torch.float32)
+    y = module(x).argmax(1)
+    fooled = []
+    for gap in (1.0, 60.0):
+        with torch.no_grad():
+            top = module(x).topk(2, 1).values
+            for part in (module[-1].weight, module[-1].bias):
+                part *= gap / float((top[:, 0] - top[:, 1]).max())
+        attack = BacktrackingPGD(ball, 40, ball.eps / 4, objective=other_confidence, start=ZeroStart())
+        made, score = craft(attack, module, x, y)
+        fooled.append(score.wrong(Outputs(module(made.x))))
+    assert fooled[0].sum() >= 5
+    assert torch.equal(*fooled)
 
 
 @pytest.mark.parametrize("name", BALLS)
@@ -679,8 +697,8 @@ def test_batches_of_one_row(rows, options):
 
 def test_the_evaluation_s_attack_takes_the_threat_of_the_recipe():
     context = EvaluationContext(Plan.of([CCAT()], FACTS), "l2", 0.5, (0.0, 1.0))
-    ((name, attack),) = build_pgd_conf(PGDConfOptions(steps=30, restarts=2), context)
-    assert name == "pgd_conf30x3"
+    ((name, attack),) = build_pgd_conf(PGDConfOptions(steps=500, restarts=2), context)
+    assert name == "pgd_conf500x3"
     random, zero = attack.attacks
     assert (random.norm, random.step_size, random.restarts, random.lr_factor) == (L2(0.5), 0.001, 2, 1.1)
     assert isinstance(zero.start, ZeroStart)
@@ -689,6 +707,30 @@ def test_the_evaluation_s_attack_takes_the_threat_of_the_recipe():
     assert own.attacks[0].step_size == 0.5
     assert len(own.attacks) == 5
     assert [entry.name for entry in ATTACKS] == ["pgd_conf"]
+
+
+@pytest.mark.parametrize("ball", [Linf(0.4), L2(1.0), L1(18.0)], ids=str)
+def test_the_authors_first_step_is_kept_where_it_crosses_the_ball(ball):
+    usual = {"linf": 0.001, "l2": 0.001, "l1": 0.5}[ball.name]
+    for clip, span in (((0.0, 1.0), 1.0), ((-1.0, 1.0), 2.0), ((-math.inf, math.inf), 1.0)):
+        attack = PGDConfSettings().attack(ball, clip, 4).attacks[0]
+        assert attack.step_size == pytest.approx(usual * span)
+    few = PGDConfSettings(steps=20).attack(ball, (0.0, 1.0), 4).attacks[0]
+    assert 20 * few.step_size == pytest.approx(2.5 * ball.eps)
+    assert PGDConfSettings(steps=20, base_lr=0.002).attack(ball, (0.0, 1.0), 4).attacks[0].step_size == 0.002
+
+
+@pytest.mark.parametrize(("steps", "clip"), [(40, 1.0), (1000, 255.0)])
+def test_few_steps_and_wide_pixels_reach_the_edge_of_the_ball(steps, clip):
+    """A suite lowers the steps of an attack whose step size nobody gave."""
+
+    def net(batch):
+        return Outputs(torch.stack([batch.flatten(1).sum(1) / clip, torch.zeros(len(batch), dtype=batch.dtype)], 1))
+
+    x = torch.full((2, 1, 2, 2), 0.5 * clip, dtype=torch.float64)
+    attack = PGDConfSettings(steps=steps, restarts=1).attack(Linf(0.2 * clip), (0.0, clip), 2).attacks[1]
+    made = attack.craft(net, x, other_confidence.bind(net, x, torch.tensor([0, 1])), Keys(0, 0, torch.arange(2)))
+    torch.testing.assert_close(made.delta.abs(), torch.full_like(x, 0.2 * clip))
 
 
 def test_recipes_know_apgd_square_and_pgd_on_the_confidence_of_wrong_classes():
@@ -869,6 +911,20 @@ def test_distal_images_of_art(classifier):
     with pytest.raises(ConfigError, match="unknown option of DistalAttack 'eps'"):
         DistalAttack(classifier, eps=0.2)
     assert "every_class" not in attack.attack_params
+
+
+def test_what_has_no_targeted_form_says_what_to_leave_out(classifier):
+    from art_ext_ccat import CCATAttack, DistalAttack
+
+    with pytest.raises(ConfigError, match=r"every_class goes to all wrong classes, but targeted .*; leave one"):
+        CCATAttack(classifier, every_class=True, targeted=True)
+    x, y = arrays(4)
+    attack = CCATAttack(classifier, every_class=True, steps=2, restarts=1)
+    attack.set_params(targeted=True)
+    with pytest.raises(ConfigError, match="leave one of them out"):
+        attack.generate(x, y)
+    with pytest.raises(ConfigError, match=r"distal_confidence has no targeted form; .*, or leave targeted out"):
+        DistalAttack(classifier, steps=2, restarts=1, targeted=True).generate(x, y)
 
 
 def test_the_attack_s_options_are_the_test_time_attack_s(classifier):

@@ -321,12 +321,32 @@ def test_what_dac_does_not_go_with():
     for form in ("code", "paper", "regularizer"):
         with pytest.raises(ConfigError, match="dac needs adversarial examples"):
             Plan.of([DAC(form=form)], FACTS)
-    with pytest.raises(ComposeError, match="dac goes around one step a batch, but free_at takes several"):
-        Plan.of([FreeAT(), DAC()], FACTS)
+    for form in ("code", "paper"):
+        with pytest.raises(ComposeError, match="dac goes around one step a batch, but free_at takes several"):
+            Plan.of([FreeAT(), DAC(form=form)], FACTS)
     with pytest.raises(ConfigError, match=r"dac\.stepsize"):
         DAC(stepsize=-1)
     with pytest.raises(ConfigError, match="unknown option of dac 'stepsze'; did you mean stepsize"):
         DAC(stepsze=1)
+
+
+def test_alone_the_regularizer_says_what_to_add_and_nothing_to_remove():
+    with pytest.raises(ComposeError) as caught:
+        Plan.of([DAC(form="regularizer")], FACTS)
+    assert str(caught.value).endswith("trains on clean rows; add an ingredient that trains on an attack")
+
+
+def test_the_regularizer_goes_with_free_at():
+    base = FreeAT(eps=0.1, replays=2)
+    alone, both = (fit([base, *more], network())[0] for more in ([], [DAC(form="regularizer")]))
+    assert differs(alone, both)
+
+
+def test_a_stepsize_where_nothing_steps_is_refused():
+    with pytest.raises(ConfigError, match=r"^dac: stepsize has no effect .*; leave it out, or") as caught:
+        DAC(form="watch", stepsize=0.1)
+    assert "\n" not in str(caught.value)
+    DAC(form="watch", stepsize=0.3)
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from art_ext.host.job import distinct, find_threat, prepare
 from art_ext.host.recipe import load_recipe, recipe_from
 from art_ext.host.recipe_files import known_recipes
 from art_ext.host.training import build
+from art_ext.parts.attacks import Walk
 from art_ext.types import Facts
 
 ROOT = Path(__file__).parents[2]
@@ -266,6 +267,14 @@ def test_what_heads_say_of_radii_and_norms_is_run():
     confident = {("pgd_conf", None, 0.06), ("pgd_conf", "l2", 1.0), ("pgd_conf", "l1", 18), ("pgd", "l0", 10)}
     assert confident <= balls("ccat_cifar10")
     assert {("center_pgd", None, None), ("center_pgd", None, 16 / 255)} <= balls("mmc_cifar10")
+
+
+def test_a_radius_that_a_head_says_to_set_takes_the_steps_of_the_training_along():
+    """CAT's code has steps of eps / 20 on MNIST, at 0.4 as at 0.3."""
+    for eps in (0.4, 0.3):
+        plan = load_recipe("papers/cat_mnist", [f"cat.eps={eps}"]).plan(SHAPES["mnist"])
+        attack = plan.compose().attack.attack
+        assert Walk.of(attack, torch.zeros(1, 1, 28, 28), eps, None).size == pytest.approx(eps / 20)
 
 
 def _small(recipe):
