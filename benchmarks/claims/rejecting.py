@@ -16,7 +16,7 @@ from art_ext.parts.norms import norm_named
 from art_ext.parts.objectives import ce
 from art_ext.types import Outputs
 from art_ext_ccat import Distal, PGDConfSettings, Strongest
-from art_ext_rce.carlini_wagner import cw_white_box
+from art_ext_rce.attacks import cw_white_box
 from art_ext_rce.detectors import KDensity, LogOdds, NonMaxEntropy
 from benchmarks.claims.claim import Measure
 from benchmarks.claims.intervals import Images

@@ -9,8 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, at_least_float32, checked
-from art_ext_rce.evading import fooling
+from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, at_least_float32, checked, fooling
 from art_ext_rce.formulas import (
     CHUNK,
     density_penalty,

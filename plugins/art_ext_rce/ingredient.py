@@ -78,6 +78,7 @@ class RCE(Ingredient):
     """
 
     name = "rce"
+    adaptive = ("evade_detectors",)
     paper = Paper(
         "Towards Robust Detection of Adversarial Examples",
         "Pang, Du, Dong, Zhu",
