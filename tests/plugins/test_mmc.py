@@ -114,14 +114,17 @@ def test_two_classes_on_a_line_sit_at_both_ends():
 
 
 def test_more_classes_than_dimensions_are_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"dim 64 is below 99.*set dim to 99 or more, or centers to optimised"):
+    with pytest.raises(ConfigError, match=r"dim 64 is below 99.*set dim to 99 or more$"):
         mmc.mm_centers(100, 64, 1.0)
-    with pytest.raises(ConfigError, match="mmc: dim 2 is below 3"):
+    with pytest.raises(ConfigError, match=r"mmc: dim 2 is below 3.*set dim to 3 or more, or centers to optimised$"):
         Plan.of([mmc.MMC(dim=2)], FACTS)
-    with pytest.raises(ConfigError, match="mm_lda: dim 2"):
+    with pytest.raises(ConfigError, match=r"mm_lda: dim 2.*set dim to 3 or more$"):
         Plan.of([mmc.MMLDA(dim=2)], FACTS)
     with pytest.raises(ConfigError, match="dim 1 has two centres only"):
         Plan.of([mmc.MMC(dim=1, centers="optimised")], FACTS)
+    for seed in range(2):
+        with pytest.raises(ConfigError, match=r"^mmc_rand: dim 1 .*random centres coincide; set dim to 2 or more$"):
+            Plan.of([mmc.MMCRand(dim=1, center_seed=seed)], FACTS)
 
 
 @pytest.mark.parametrize(
