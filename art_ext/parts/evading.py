@@ -54,7 +54,9 @@ def shortfall(out: Outputs, detectors: tuple[Detector, ...]) -> Tensor:
     for detector in detectors:
         if detector.threshold is None:
             raise ConfigError(f"the detector {detector.name} has no threshold yet; calibrate it before attacking it")
-        total = total + (detector.score(out) - detector.threshold).clamp(max=0)
+        score = detector.score(out)
+        # a score and a threshold of -inf, which keeps it, have no difference
+        total = total + torch.where(score >= detector.threshold, 0.0, (score - detector.threshold).clamp(min=LEAST))
     return total
 
 

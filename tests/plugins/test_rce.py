@@ -211,7 +211,9 @@ def test_what_turns_the_sign_over_is_refused_with_both_names():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"sigma2": 0}, {"sigma2": "mean"}, {"per_class": 1}, {"detectors": ("kde",)}, {"train_temperature": 0}]
+    "fields",
+    [{"sigma2": 0}, {"sigma2": "mean"}, {"per_class": 1}, {"detectors": ("kde",)}, {"train_temperature": 0},
+     {"detectors": ("non_me", "non_me")}],
 )
 def test_impossible_options_are_refused(fields):
     with pytest.raises(ConfigError, match="rce"):
@@ -288,6 +290,21 @@ def test_a_class_without_training_images_has_no_density():
     rows = y != 2
     detector.fit(Outputs(out.logits[rows], {"features": out.extras["features"][rows]}), y[rows])
     assert (detector.score(out)[y == 2] == float("-inf")).all()
+    assert detector.calibrate(out, y, 0.95) == float("-inf")
+    value = evading(detector).bind(None, None, y).value(out)
+    torch.testing.assert_close(value, ce.measure(out, y), msg="a threshold that keeps everything adds nothing")
+    penalty = detector.penalty(out, torch.full_like(y, 2))
+    assert penalty.isfinite().all()
+    assert (penalty > 0).all(), "nothing is kept as a class without training images"
+
+
+def test_a_detector_that_is_fitted_again_has_its_own_scale():
+    (out, y), detector, other = outputs(), rce.KDensity(2.0), rce.KDensity(3.0)
+    other.fit(out, y)
+    detector.load_state_dict(other.state_dict())
+    assert detector.sigma2 == 3
+    detector.fit(out, y)
+    assert detector.sigma2 == 2
 
 
 def test_the_median_density_leaves_each_member_itself_out():
@@ -328,6 +345,11 @@ def test_lid_finds_the_dimension_of_a_sheet():
     sheet = torch.cat([torch.rand(2000, 2, generator=generator), torch.zeros(2000, 6)], 1)
     found = rce.local_intrinsic_dimension(sheet[:200], sheet, 50)
     assert 1.6 < float(found.median()) < 2.4
+    point = torch.cat([torch.zeros(50, 8), sheet[:10]])
+    few = rce.local_intrinsic_dimension(point, point, 20)
+    torch.testing.assert_close(few[:50], rce.local_intrinsic_dimension(point[:1], sheet[:10], 10).expand(50))
+    assert few.isfinite().all()
+    assert rce.local_intrinsic_dimension(point[:3], point[:40], 20).tolist() == [0, 0, 0]
     with pytest.raises(ConfigError, match="more than k = 20"):
         rce.LID().fit(*outputs(12))
 
