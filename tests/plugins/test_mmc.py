@@ -289,6 +289,20 @@ def test_differences_stay_exact_at_a_norm_of_100():
     assert (expanded.diagonal() / exact - 1).abs().max() > 1
 
 
+@pytest.mark.parametrize("norm", [10.0, 100.0])
+def test_the_loss_begins_near_half_the_squared_norm_and_falls_at_a_rate_for_it(norm):
+    model, plan = fixed(mmc.MMC(dim=8, center_norm=norm))
+    (x, y), criterion = data(), plan.compose().criterion
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1 / norm), []
+    for _ in range(200):
+        losses.append(criterion(Outputs(model(x)), y).mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert float(losses[0].detach()) == pytest.approx(norm**2 / 2, rel=0.05)
+    assert float(losses[-1].detach()) < 0.8 * float(losses[0].detach())
+
+
 def test_the_head_answers_in_distances_and_its_centres_are_a_buffer():
     model, _ = fixed(mmc.MMC(dim=8, center_norm=3))
     head = model[-1]
