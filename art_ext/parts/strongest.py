@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -41,6 +41,11 @@ class Strongest:
     @property
     def cost(self) -> int:
         return sum(attack.cost for attack in self.attacks)
+
+    def raising(self, objective: Objective) -> Strongest:
+        """All of them on one objective; of those that are alike then, one."""
+        alike = dict.fromkeys(attack.raising(objective) for attack in self.attacks)
+        return replace(self, attacks=tuple(alike), objective=objective)
 
     def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
         best = Best(x)
