@@ -38,9 +38,10 @@ from art_ext.parts.attacks import (
 from art_ext.parts.backtracking import BacktrackingPGD
 from art_ext.parts.carlini_wagner import CarliniWagner
 from art_ext.parts.criteria import Criterion, CrossEntropy
-from art_ext.parts.detectors import Confidence, Detector, log_confidence
+from art_ext.parts.detectors import Confidence, Detector, log_confidence, score_of
 from art_ext.parts.distal import Distal, distal_confidence
 from art_ext.parts.ensemble import Ensemble, ensemble, log_mean_softmax
+from art_ext.parts.evading import evading, fooling
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import L0, L1, L2, Eps, Linf, Norm, norm_named
 from art_ext.parts.objectives import (
@@ -61,6 +62,7 @@ from art_ext.parts.objectives import (
 from art_ext.parts.precision import at_least_float32
 from art_ext.parts.ranges import Growing, OfEps, Uniform, warm_up
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
+from art_ext.parts.strongest import Strongest
 from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, probe, put
 from art_ext.parts.targeted import EveryTarget, RandomTarget, wrong_classes
 from art_ext.parts.targets import Target
@@ -130,6 +132,7 @@ __all__ = [
     "Start",
     "Step",
     "StepSize",
+    "Strongest",
     "Surgery",
     "Target",
     "Terms",
@@ -147,7 +150,9 @@ __all__ = [
     "distal_confidence",
     "dlr_ratio",
     "ensemble",
+    "evading",
     "find_head",
+    "fooling",
     "for_evaluation",
     "frozen",
     "hookimpl",
@@ -166,6 +171,7 @@ __all__ = [
     "other_confidence",
     "probe",
     "put",
+    "score_of",
     "stuck",
     "thresholded_worst_case",
     "unending",

@@ -12,13 +12,12 @@ from torch import Tensor
 
 from art_ext.parts.attacks import PGD, Attack, Best, for_evaluation
 from art_ext.parts.detectors import Detector
+from art_ext.parts.evading import squashed
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import Norm
 from art_ext.parts.objectives import Objective, Score
 from art_ext.types import Adversarial, Forward, Outputs
 
-LEAST = -1e6
-"""Keeps a score of -inf finite: that of an empty bank."""
 STEPS_ACROSS = 10
 """The step is that of so many steps, however many there are: where confidence is flat, small ones lead nowhere."""
 MOMENTUM = 0.75
@@ -36,8 +35,7 @@ def towards(detector: Detector) -> Objective:
         if len(there) == 0:
             return value
         part = Outputs(out.logits[there], {name: extra[there] for name, extra in out.extras.items()})
-        score = detector.score(part).clamp(min=LEAST)
-        return value.index_put((there,), (1 + score / (1 + score.abs())).to(value.dtype))
+        return value.index_put((there,), squashed(detector.score(part)).to(value.dtype))
 
     return Objective(f"towards_{detector.name}", measure, needs=detector.needs, targetable=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -70,6 +70,12 @@ class Detector:
 
     def __str__(self) -> str:
         return self.name
+
+
+def score_of(detector: Any) -> Any:
+    """The score behind a detector as ART knows it; anything else as it is."""
+    inside = getattr(detector, "detector", None)
+    return inside if isinstance(inside, Detector) else detector
 
 
 def threshold_at(scores: Tensor, tpr: float) -> float:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from art_ext.api import CarliniWagner
+from art_ext.api import CarliniWagner, Strongest
 from art_ext.evaluation.rejection import eligible, roc_auc
 from art_ext.evaluation.suite import Evaluator
 from art_ext.parts.attacks import PGD, Attack, for_evaluation
@@ -15,8 +15,8 @@ from art_ext.parts.detectors import Confidence, Detector
 from art_ext.parts.norms import norm_named
 from art_ext.parts.objectives import ce
 from art_ext.types import Outputs
-from art_ext_ccat import Distal, PGDConfSettings, Strongest
-from art_ext_rce.carlini_wagner import cw_white_box
+from art_ext_ccat import Distal, PGDConfSettings
+from art_ext_rce.attacks import cw_white_box
 from art_ext_rce.detectors import KDensity, LogOdds, NonMaxEntropy
 from benchmarks.claims.claim import Measure
 from benchmarks.claims.intervals import Images

@@ -9,6 +9,7 @@ from art_ext_attacks import (
     apgd,
     autoattack,
     corrupted,
+    evading,
     fab,
     frames,
     least_likely,
@@ -21,7 +22,9 @@ from art_ext_attacks import (
 )
 from art_ext_attacks.apgd import APGD, APGDIngredient, likely_classes, targeted_dlr
 from art_ext_attacks.autoattack import AutoAttackIngredient, components
+from art_ext_attacks.evading import EvadeDetectors
 from art_ext_attacks.fab import FAB, FABIngredient
+from art_ext_attacks.minimal_l2 import CWHighConfidence
 from art_ext_attacks.square import Square, SquareIngredient
 
 if TYPE_CHECKING:
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
         APGDAttack,
         AutoAttack,
         CorruptionAttack,
+        CWHighConfidenceAttack,
         CWL2Attack,
+        EvadeDetectorsAttack,
         FABAttack,
         FramesAttack,
         ILCMAttack,
@@ -47,8 +52,12 @@ __all__ = [
     "APGDIngredient",
     "AutoAttack",
     "AutoAttackIngredient",
+    "CWHighConfidence",
+    "CWHighConfidenceAttack",
     "CWL2Attack",
     "CorruptionAttack",
+    "EvadeDetectors",
+    "EvadeDetectorsAttack",
     "FABAttack",
     "FABIngredient",
     "FramesAttack",
@@ -70,8 +79,10 @@ __getattr__ = lazily(
     art=(
         "APGDAttack",
         "AutoAttack",
+        "CWHighConfidenceAttack",
         "CWL2Attack",
         "CorruptionAttack",
+        "EvadeDetectorsAttack",
         "FABAttack",
         "FramesAttack",
         "ILCMAttack",
@@ -90,12 +101,14 @@ ATTACKS: list[AttackEntry] = [
     square.ENTRY,
     least_likely.ENTRY,
     minimal_l2.ENTRY,
+    minimal_l2.HIGH_CONFIDENCE,
     saliency.ENTRY,
     spsa.ENTRY,
     rays.ENTRY,
     frames.ENTRY,
     transfer.ENTRY,
     corrupted.ENTRY,
+    evading.ENTRY,
 ]
 """What recipes may name in `evaluate:`; each file of an attack has an `ENTRY`."""
 

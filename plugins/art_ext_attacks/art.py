@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from art_ext.api import Attack, ConfigError, Facts
+from art.estimators.classification import PyTorchClassifier
+
+from art_ext.api import Attack, Confidence, ConfigError, Facts
 from art_ext.border.art import ClassifierView, MethodAttack
 from art_ext_attacks.apgd import APGDIngredient
 from art_ext_attacks.autoattack import AutoAttackIngredient
 from art_ext_attacks.corrupted import CommonCorruption
+from art_ext_attacks.evading import EvadeDetectors
 from art_ext_attacks.fab import FABIngredient
 from art_ext_attacks.frames import Frames
 from art_ext_attacks.least_likely import ILCM
-from art_ext_attacks.minimal_l2 import CWL2
+from art_ext_attacks.minimal_l2 import CWL2, CWHighConfidence
 from art_ext_attacks.rays import RaySIngredient
 from art_ext_attacks.saliency import JSMAIngredient
 from art_ext_attacks.spsa import SPSAIngredient
@@ -31,6 +34,28 @@ class CWL2Attack(MethodAttack, bounded=False):
     """C&W L2: `CWL2Attack(classifier, steps=1000).generate(x, y)`; its distances are not bounded."""
 
     ingredient = CWL2
+
+
+class CWHighConfidenceAttack(MethodAttack, bounded=False):
+    """C&W-hc: `CWHighConfidenceAttack(classifier, confidence=10, steps=1000).generate(x, y)`."""
+
+    ingredient = CWHighConfidence
+
+
+class EvadeDetectorsAttack(MethodAttack):
+    """PGD against fitted detectors, all of which must keep.
+
+    `EvadeDetectorsAttack(classifier, detectors=(fitted,), eps=0.15).generate(x, y)`
+    """
+
+    ingredient = EvadeDetectors
+
+    @classmethod
+    def example(cls, estimator: PyTorchClassifier) -> EvadeDetectorsAttack:
+        """A small one, against a confidence above 1/2."""
+        detector = Confidence()
+        detector.threshold = 0.5
+        return cls(estimator, detectors=(detector,), steps=4)
 
 
 class SPSAAttack(MethodAttack):

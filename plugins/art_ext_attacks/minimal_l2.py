@@ -71,10 +71,39 @@ class CWL2(Ingredient, CarliniWagnerSettings):
         return plan.fill(self, attack=self.nearest(plan.facts, None))
 
 
+class CWHighConfidence(CWL2):
+    """C&W-hc: wants a margin of `confidence` over every class but a drawn wrong one (Pang et al., NeurIPS 2018)."""
+
+    name = "cw_hc"
+    trial = MappingProxyType({"confidence": 0.1, "steps": 10, "search_steps": 2})
+
+    confidence: NonNegative = 10.0
+    steps: Annotated[Count, Field(description="of each search; they end early where the loss rests")] = 10_000
+    initial_const: Positive = 1.0
+    aim: Annotated[Literal["random", "any"], Field(description="a drawn wrong class, or any")] = "random"
+
+
+class HighConfidenceOptions(CarliniWagnerSettings):
+    """C&W-hc in a recipe's `evaluate:`; not bounded by the threat."""
+
+    confidence: NonNegative = 10.0
+    initial_const: Positive = 1.0
+    aim: Literal["random", "any"] = "random"
+
+
 def build(options: CarliniWagnerOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
     return [(f"cw_l2_{options.search_steps}x{options.steps}", options.nearest(context.facts, options.ball(context)))]
 
 
 ENTRY = AttackEntry(
     "cw_l2", "the nearest misclassified image in L2 (Carlini and Wagner, S&P 2017)", CarliniWagnerOptions, build
+)
+
+
+def build_high_confidence(options: HighConfidenceOptions, context: EvaluationContext) -> Sequence[tuple[str, Attack]]:
+    return [(f"cw_hc{options.confidence:g}", options.nearest(context.facts, None))]
+
+
+HIGH_CONFIDENCE = AttackEntry(
+    "cw_hc", "C&W L2 of high confidence, not bounded by eps (S&P 2017)", HighConfidenceOptions, build_high_confidence
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from art_ext.api import AttackEntry, Distal, Ingredient, distal_confidence, hookimpl, lazily
-from art_ext_ccat.attacks import ATTACKS, PGDConfSettings, Strongest, rejection
+from art_ext_ccat.attacks import ATTACKS, PGDConfSettings, rejection
 from art_ext_ccat.formulas import (
     bhattacharyya,
     calibrated_target,
@@ -27,7 +27,6 @@ __all__ = [
     "Distal",
     "DistalAttack",
     "PGDConfSettings",
-    "Strongest",
     "Transition",
     "bhattacharyya",
     "calibrated_target",

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from art_ext.api import (
-    Adversarial,
     Attack,
     AttackEntry,
     BacktrackingPGD,
-    Best,
     Count,
     EvaluationContext,
-    Forward,
-    Keys,
     Norm,
     Number,
     Objective,
     Outputs,
     Positive,
-    Score,
+    Strongest,
     ZeroStart,
     log_confidence,
     norm_named,
@@ -62,49 +57,6 @@ def towards(offset: int) -> Objective:
     return Objective(f"towards_{offset}", measure, targetable=False)
 
 
-@dataclass(frozen=True)
-class Strongest:
-    """Several attacks; each example keeps the result with the highest score, the first of equals.
-
-    The score is that of `objective`, success or not: a rejection is fooled by confidence.
-    """
-
-    attacks: tuple[BacktrackingPGD, ...]
-    objective: Objective = other_confidence
-    bn: Literal["eval"] = "eval"
-
-    @property
-    def norm(self) -> Norm:
-        return self.attacks[0].norm
-
-    @property
-    def clip(self) -> tuple[float, float]:
-        return self.attacks[0].clip
-
-    @property
-    def cost(self) -> int:
-        return sum(attack.cost for attack in self.attacks)
-
-    def raising(self, objective: Objective) -> Strongest:
-        """All of them on one objective; of those that are alike then, one."""
-        return Strongest(tuple(dict.fromkeys(attack.raising(objective) for attack in self.attacks)), objective)
-
-    def craft(self, net: Forward, x: Tensor, score: Score, keys: Keys, mask: Tensor | None = None) -> Adversarial:
-        best = Best(x)
-        for number, attack in enumerate(self.attacks):
-            own = score
-            if attack.objective is not self.objective:
-                own = attack.objective.bind(net, x, score.y, targeted=score.targeted)
-            made = attack.craft(net, x, own, keys.stream("attack", number), mask)
-            with torch.no_grad():
-                out = net(made.x)
-            best.consider(made.x, score.value(out), score.wrong(out), aim_first=False)
-        return Adversarial(best.x, best.x - x)
-
-    def __str__(self) -> str:
-        return f"the strongest of {' and '.join(str(attack) for attack in self.attacks)}"
-
-
 class BacktrackingSettings(BaseModel):
     """PGD with backtracking at test time: random restarts and one start at the image; the authors' defaults."""
 
@@ -135,7 +87,8 @@ class BacktrackingSettings(BaseModel):
             clip=clip,
             lr_factor=self.lr_factor,
         )
-        return Strongest((random, replace(random, start=ZeroStart(), restarts=1)))
+        runs = (random, replace(random, start=ZeroStart(), restarts=1))
+        return Strongest(runs, other_confidence, aim_first=False)  # a rejection is fooled by confidence, success or not
 
 
 class PGDConfSettings(BacktrackingSettings):
@@ -149,7 +102,7 @@ class PGDConfSettings(BacktrackingSettings):
         if not self.every_class:
             return made
         aimed = (replace(made.attacks[-1], objective=towards(k)) for k in range(1, n_classes))
-        return Strongest((*made.attacks, *aimed))
+        return replace(made, attacks=(*made.attacks, *aimed))
 
 
 class PGDConfOptions(PGDConfSettings):

@@ -33,8 +33,7 @@ def mm_centers(n_classes: int, dim: int, norm: float) -> Tensor:
         raise ConfigError(f"centres need two classes or more, got {L}")
     if dim < L - 1:
         raise ConfigError(
-            f"dim {dim} is below {L - 1}, so {L} centres cannot all be equally far apart; "
-            f"set dim to {L - 1} or more, or centers to optimised"
+            f"dim {dim} is below {L - 1}, so {L} centres cannot all be equally far apart; set dim to {L - 1} or more"
         )
     j = torch.arange(1, L, dtype=torch.float64)
     diagonal = norm * torch.sqrt(L * (L - j) / ((L - 1) * (L - j + 1)))
@@ -45,7 +44,13 @@ def mm_centers(n_classes: int, dim: int, norm: float) -> Tensor:
 
 
 def random_centers(n_classes: int, dim: int, norm: float, seed: int) -> Tensor:
-    """Directions drawn once, all of one norm: MMC (rand) (Pang et al., ICLR 2020); (L, d)."""
+    """Directions drawn once, all of one norm: MMC (rand) (Pang et al., ICLR 2020); (L, d).
+
+    Raises:
+        ConfigError: for d = 1, which has two directions: centres would coincide.
+    """
+    if dim == 1:
+        raise ConfigError("dim 1 has two directions only, in which random centres coincide; set dim to 2 or more")
     generator = torch.Generator().manual_seed(seed)
     return norm * F.normalize(torch.randn(n_classes, dim, generator=generator, dtype=torch.float64), dim=1)
 

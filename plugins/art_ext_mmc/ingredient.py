@@ -107,8 +107,13 @@ class MMC(_CenterDistance):
         return make(n_classes, self.dim, self.center_norm)
 
     def _check(self, n_classes: int) -> None:
-        if self.centers == "simplex" or self.dim == 1:
+        if self.centers == "optimised" and self.dim > 1:
+            return  # they take their time, and exist
+        try:
             self._centers(n_classes)
+        except ConfigError as error:
+            other = ", or centers to optimised" if self.dim > 1 else ""
+            raise ConfigError(f"{error}{other}") from None
 
 
 class MMCRand(_CenterDistance):
@@ -127,7 +132,7 @@ class MMCRand(_CenterDistance):
         return random_centers(n_classes, self.dim, self.center_norm, self.center_seed)
 
     def _check(self, n_classes: int) -> None:
-        pass
+        self._centers(n_classes)
 
 
 class MMLDA(_FixedCenters):

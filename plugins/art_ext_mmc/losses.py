@@ -21,15 +21,15 @@ def of_class(values: Tensor, y: Tensor) -> Tensor:
 
 
 def mmc_loss(logits: Tensor, y: Tensor, factor: float = 0.5) -> Tensor:
-    """factor |z - mu_y|^2, eq. (8), from the logits h_l = -|z - mu_l|^2 (Pang et al., ICLR 2020); the code's is 1."""
+    """factor |z - mu_y|^2 from the logits h_l = -|z - mu_l|^2 (Pang et al., ICLR 2020); the code's is 1."""
     return -factor * of_class(logits, y)
 
 
 def quadratic_forms(z: Tensor, mu: Tensor, root: Tensor) -> Tensor:
     """(z - mu_l)^T S_l (z - mu_l) with S_l = A_l^T A_l; roots A (L, d, d), to (N, L).
 
-    With B_l less these, the logits of g-SCE, eq. (3) (Pang et al., ICLR 2020); the softmax linear layer, eq. (4), is
-    S = I, mu_l = W_l / 2, B_l = b_l + |W_l|^2 / 4.
+    B_l less these are the logits of g-SCE (Pang et al., ICLR 2020); a linear layer under a softmax is S = I,
+    mu_l = W_l / 2, B_l = b_l + |W_l|^2 / 4.
     """
     return torch.einsum("lij,nlj->nli", root, z[:, None] - mu).square().sum(-1)
 

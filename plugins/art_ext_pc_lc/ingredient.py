@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from art_ext.api import (
+    ConfigError,
     Criterion,
     CrossEntropy,
     Ingredient,
@@ -100,6 +101,8 @@ class PCLC(Ingredient):
     hard: Annotated[bool, Field(description="LC on the most probable false class alone, eq. (16)")] = False
 
     def apply(self, plan: Plan) -> Plan:
+        if plan.facts.n_classes < 2:
+            raise ConfigError(f"pc_lc needs two classes or more, got {plan.facts.n_classes}")
         loss = PCLCLoss(self.xi, self.lam, self.reduction, self.hard)
         plan = plan.fill(self, criterion=loss)
         return plan.phase(self, self.warmup_epochs, reset_optimizer=True, criterion=CrossEntropy())

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from art_ext.api import AttackEntry, Ingredient, hookimpl, lazily
-from art_ext_rce.attacks import ATTACKS, CWHighConfidence, CWWhiteBox, EvadeDetectors
-from art_ext_rce.carlini_wagner import cw_white_box
+from art_ext_rce.attacks import ATTACKS, CWWhiteBox, cw_white_box
 from art_ext_rce.detectors import LID, KDensity, LogOdds, NonMaxEntropy
-from art_ext_rce.evading import evading, fooling
 from art_ext_rce.formulas import (
     density_penalty,
     local_intrinsic_dimension,
@@ -19,15 +17,12 @@ from art_ext_rce.formulas import (
     non_max_entropy,
     rce_loss,
 )
-from art_ext_rce.informed import INFORMED
 from art_ext_rce.ingredient import RCE, Negate, RCELoss
 
 if TYPE_CHECKING:
     from art_ext_rce.art import (
         ConfidenceDetector,
-        CWHighConfidenceAttack,
         CWWhiteBoxAttack,
-        EvadeDetectorsAttack,
         KDensityDetector,
         LIDDetector,
         NonMaxEntropyDetector,
@@ -38,13 +33,9 @@ if TYPE_CHECKING:
 __all__ = [
     "LID",
     "RCE",
-    "CWHighConfidence",
-    "CWHighConfidenceAttack",
     "CWWhiteBox",
     "CWWhiteBoxAttack",
     "ConfidenceDetector",
-    "EvadeDetectors",
-    "EvadeDetectorsAttack",
     "KDensity",
     "KDensityDetector",
     "LIDDetector",
@@ -57,8 +48,6 @@ __all__ = [
     "RCETrainer",
     "cw_white_box",
     "density_penalty",
-    "evading",
-    "fooling",
     "local_intrinsic_dimension",
     "log_k_density",
     "log_odds",
@@ -71,10 +60,8 @@ __all__ = [
 __getattr__ = lazily(
     __name__,
     art=(
-        "CWHighConfidenceAttack",
         "CWWhiteBoxAttack",
         "ConfidenceDetector",
-        "EvadeDetectorsAttack",
         "KDensityDetector",
         "LIDDetector",
         "NonMaxEntropyDetector",
@@ -91,4 +78,4 @@ def art_ext_ingredients() -> list[type[Ingredient]]:
 
 @hookimpl
 def art_ext_attacks() -> list[AttackEntry]:
-    return [*ATTACKS, *INFORMED]
+    return ATTACKS

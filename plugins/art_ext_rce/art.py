@@ -1,4 +1,4 @@
-"""RCE and the attacks of its paper as ART knows trainers and attacks."""
+"""RCE, its detectors and C&W-wb as ART knows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from art.estimators.classification import PyTorchClassifier
 
 from art_ext.border.art import MethodAttack, MethodTrainer
 from art_ext.border.art_detectors import ScoreDetector
-from art_ext_rce.attacks import CWHighConfidence, CWWhiteBox, EvadeDetectors
+from art_ext_rce.attacks import CWWhiteBox
 from art_ext_rce.detectors import LID, KDensity, LogOdds, NonMaxEntropy
 from art_ext_rce.ingredient import RCE
 
@@ -30,12 +30,6 @@ class RCEAttack(MethodAttack):
     ingredient = RCE
 
 
-class CWHighConfidenceAttack(MethodAttack, bounded=False):
-    """C&W-hc: `CWHighConfidenceAttack(classifier, confidence=10, steps=1000).generate(x, y)`."""
-
-    ingredient = CWHighConfidence
-
-
 class CWWhiteBoxAttack(MethodAttack, bounded=False):
     """C&W-wb against a fitted `KDensityDetector`: `CWWhiteBoxAttack(classifier, detector=fitted).generate(x, y)`."""
 
@@ -45,20 +39,6 @@ class CWWhiteBoxAttack(MethodAttack, bounded=False):
     def example(cls, estimator: PyTorchClassifier) -> CWWhiteBoxAttack:
         """A small one, against K-density fitted on noise."""
         return cls(estimator, detector=fitted_on_noise(estimator), steps=4, search_steps=2)
-
-
-class EvadeDetectorsAttack(MethodAttack):
-    """PGD against fitted detectors, all of which must keep.
-
-    `EvadeDetectorsAttack(classifier, detectors=(fitted,), eps=0.15).generate(x, y)`
-    """
-
-    ingredient = EvadeDetectors
-
-    @classmethod
-    def example(cls, estimator: PyTorchClassifier) -> EvadeDetectorsAttack:
-        """A small one, against K-density fitted on noise."""
-        return cls(estimator, detectors=(fitted_on_noise(estimator),), steps=4)
 
 
 class ConfidenceDetector(ScoreDetector):

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, at_least_float32, checked
-from art_ext_rce.evading import fooling
+from art_ext.api import ConfigError, Count, Detector, Objective, Outputs, Positive, at_least_float32, checked, fooling
 from art_ext_rce.formulas import (
     CHUNK,
     density_penalty,
@@ -155,8 +154,7 @@ class KDensity(_Banked):
         self.log_medians: Tensor | None = None
 
     def _settle(self, classes: Sequence[Tensor], chosen: Sequence[Tensor]) -> None:
-        if self.choice == "median":
-            self.sigma2 = median_gap(self.bank)
+        self.sigma2 = median_gap(self.bank) if self.choice == "median" else self.choice
         medians = [
             median_log_density(own, rows, self.sigma2) for own, rows in zip(classes, chosen, strict=True)
         ]
@@ -210,4 +208,13 @@ class LID(_Banked):
 
 
 DetectorName = Literal["confidence", "non_me", "k_density", "lid"]
+
+
+def once(names: tuple[DetectorName, ...]) -> tuple[DetectorName, ...]:
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"{twice[0]} is named twice; name each score once")
+    return names
+
+
+DetectorNames = Annotated[tuple[DetectorName, ...], AfterValidator(once), Field(description="scores to reject by")]
 MAKERS: dict[str, Callable[[], Detector]] = {"confidence": LogOdds, "non_me": NonMaxEntropy, "lid": LID}

@@ -63,9 +63,14 @@ def log_k_density(z: Tensor, predicted: Tensor, bank: Sequence[Tensor], sigma2: 
     return out
 
 
+UNREACHABLE = 1e6
+"""The penalty at a density of 0, where the difference of two logarithms may be that of two infinities."""
+
+
 def density_penalty(log_density: Tensor, log_median: Tensor) -> Tensor:
-    """max(0, log median - log KD): what C&W-wb adds to its loss."""
-    return (log_median - log_density).relu()
+    """max(0, log median - log KD): what C&W-wb adds to its loss; large and finite where KD is 0."""
+    penalty = (log_median - log_density).relu()
+    return torch.where(log_density == float("-inf"), UNREACHABLE, penalty)
 
 
 def median_log_density(z: Tensor, chosen: Tensor, sigma2: float) -> Tensor:
@@ -106,10 +111,13 @@ def median_gap(bank: Sequence[Tensor]) -> float:
 def local_intrinsic_dimension(z: Tensor, bank: Tensor, k: int) -> Tensor:
     """-(1/k sum_i log(r_i / r_k))^-1 over the k nearest of bank (n, d) (Ma et al., ICLR 2018); (N,).
 
-    Distances of 0 (z itself in the bank) do not count as neighbours.
+    Distances of 0 (z itself in the bank) do not count as neighbours. Where fewer than k members differ
+    from z those that do take the place of k; where none does, z lies in a point, of dimension 0.
     """
     r = torch.cdist(z, bank, compute_mode="donot_use_mm_for_euclid_dist")
     near = r.masked_fill(r <= 0, float("inf")).topk(k, dim=1, largest=False).values
-    mean = (near / near[:, -1:]).log().mean(1)
-    return -1 / mean.clamp(max=-torch.finfo(z.dtype).tiny)
+    count = near.isfinite().sum(1)
+    last = near.gather(1, (count - 1).clamp(min=0)[:, None])
+    mean = (near / last).where(near.isfinite(), 1.0).log().sum(1) / count.clamp(min=1)
+    return torch.where(count > 0, -1 / mean.clamp(max=-torch.finfo(z.dtype).tiny), 0.0)
 

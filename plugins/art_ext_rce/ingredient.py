@@ -23,7 +23,7 @@ from art_ext.api import (
     put,
     thresholded_worst_case,
 )
-from art_ext_rce.detectors import MAKERS, RCE_SIGMA2, DetectorName, KDensity, PerClass, Sigma2
+from art_ext_rce.detectors import MAKERS, RCE_SIGMA2, DetectorNames, KDensity, PerClass, Sigma2
 from art_ext_rce.formulas import rce_loss
 
 
@@ -78,6 +78,7 @@ class RCE(Ingredient):
     """
 
     name = "rce"
+    adaptive = ("evade_detectors",)
     paper = Paper(
         "Towards Robust Detection of Adversarial Examples",
         "Pang, Du, Dong, Zhu",
@@ -89,11 +90,7 @@ class RCE(Ingredient):
     train_temperature: Annotated[
         Positive, Field(description="of the logits in training; the author suggests 100 for 200 classes, untried")
     ] = 1.0
-    detectors: Annotated[tuple[DetectorName, ...], Field(description="scores to reject by")] = (
-        "confidence",
-        "non_me",
-        "k_density",
-    )
+    detectors: DetectorNames = ("confidence", "non_me", "k_density")
     sigma2: Sigma2 = RCE_SIGMA2
     per_class: PerClass = 1000
 

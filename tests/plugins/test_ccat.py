@@ -53,7 +53,6 @@ from art_ext_ccat import (
     Bhattacharyya,
     Distal,
     PGDConfSettings,
-    Strongest,
     Transition,
     bhattacharyya,
     calibrated_target,
@@ -504,7 +503,7 @@ def test_the_strongest_of_several_runs():
         assert (value >= score.value(Outputs(module(own.x))) - 1e-12).all()
     with pytest.raises(ConfigError, match="no targeted form"):
         craft(attack, module, x, y, targeted=True)
-    aimed = Strongest(attack.attacks[:2])
+    aimed = replace(attack, attacks=attack.attacks[:2])
     made, score = craft(aimed, module, x, (y + 1) % 4, targeted=True)
     before, after = (score.value(Outputs(module(points))) for points in (x, made.x))
     assert (after > before).all(), "the other classes have less"

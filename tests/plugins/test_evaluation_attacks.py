@@ -16,6 +16,7 @@ from art_ext.api import (
     L2,
     PGD,
     CarliniWagner,
+    Confidence,
     ConfigError,
     EvaluationContext,
     EveryTarget,
@@ -29,7 +30,7 @@ from art_ext.api import (
     for_evaluation,
 )
 from art_ext.engine.net import Net
-from art_ext_attacks import corrupted, frames, least_likely, minimal_l2, rays, saliency, spsa, transfer
+from art_ext_attacks import corrupted, evading, frames, least_likely, minimal_l2, rays, saliency, spsa, transfer
 from art_ext_attacks.rays import RayS, flipped
 from art_ext_attacks.spsa import SPSA, difference_gradient, signs
 
@@ -424,3 +425,23 @@ def test_entries_build_from_the_threat():
         norm = getattr(attack, "norm", None) or attack.within
         assert str(norm) == "linf(0.2)"
         assert name.startswith(entry.name)
+
+
+def test_detectors_of_any_method_are_evaded_inside_the_ball():
+    x, net = images(), Net(linear())
+    with torch.no_grad():
+        out = net(x)
+    y, detector = out.logits.argmax(1), Confidence()
+    detector.calibrate(out, y, 0.8)
+    ((name, sweep),) = evading.build(evading.EvadingOptions(steps=20, eps=0.3), replace(CONTEXT, detectors=[detector]))
+    assert name == "evading20_confidence"
+    plain = for_evaluation(PGD(Linf(0.3), 20))
+    kept = []
+    for attack in (plain, sweep):
+        adv = attack.craft(net, x, attack.objective.bind(net, x, y), keys(len(x))).x
+        assert float((adv - x).abs().max()) <= 0.3 + 1e-6
+        with torch.no_grad():
+            kept.append(int(((net(adv).logits.argmax(1) != y) & detector.keeps(net(adv))).sum()))
+    assert kept[1] > kept[0]
+    with pytest.raises(ConfigError, match="evade_detectors attacks detectors with thresholds, and the evaluation has"):
+        evading.build(evading.EvadingOptions(), CONTEXT)

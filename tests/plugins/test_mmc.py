@@ -114,14 +114,17 @@ def test_two_classes_on_a_line_sit_at_both_ends():
 
 
 def test_more_classes_than_dimensions_are_refused_in_one_line():
-    with pytest.raises(ConfigError, match=r"dim 64 is below 99.*set dim to 99 or more, or centers to optimised"):
+    with pytest.raises(ConfigError, match=r"dim 64 is below 99.*set dim to 99 or more$"):
         mmc.mm_centers(100, 64, 1.0)
-    with pytest.raises(ConfigError, match="mmc: dim 2 is below 3"):
+    with pytest.raises(ConfigError, match=r"mmc: dim 2 is below 3.*set dim to 3 or more, or centers to optimised$"):
         Plan.of([mmc.MMC(dim=2)], FACTS)
-    with pytest.raises(ConfigError, match="mm_lda: dim 2"):
+    with pytest.raises(ConfigError, match=r"mm_lda: dim 2.*set dim to 3 or more$"):
         Plan.of([mmc.MMLDA(dim=2)], FACTS)
     with pytest.raises(ConfigError, match="dim 1 has two centres only"):
         Plan.of([mmc.MMC(dim=1, centers="optimised")], FACTS)
+    for seed in range(2):
+        with pytest.raises(ConfigError, match=r"^mmc_rand: dim 1 .*random centres coincide; set dim to 2 or more$"):
+            Plan.of([mmc.MMCRand(dim=1, center_seed=seed)], FACTS)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +287,20 @@ def test_differences_stay_exact_at_a_norm_of_100():
     exact = mmc.squared_distances(z, mu).diagonal()
     assert (mmc.squared_distances(z.float(), mu.float()).diagonal() / exact - 1).abs().max() < 0.02
     assert (expanded.diagonal() / exact - 1).abs().max() > 1
+
+
+@pytest.mark.parametrize("norm", [10.0, 100.0])
+def test_the_loss_begins_near_half_the_squared_norm_and_falls_at_a_rate_for_it(norm):
+    model, plan = fixed(mmc.MMC(dim=8, center_norm=norm))
+    (x, y), criterion = data(), plan.compose().criterion
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1 / norm), []
+    for _ in range(200):
+        losses.append(criterion(Outputs(model(x)), y).mean())
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert float(losses[0].detach()) == pytest.approx(norm**2 / 2, rel=0.05)
+    assert float(losses[-1].detach()) < 0.8 * float(losses[0].detach())
 
 
 def test_the_head_answers_in_distances_and_its_centres_are_a_buffer():

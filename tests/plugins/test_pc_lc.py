@@ -207,6 +207,11 @@ def test_impossible_options(options):
         PCLC(**options)
 
 
+def test_one_class_has_no_false_one():
+    with pytest.raises(ConfigError, match="pc_lc needs two classes or more, got 1"):
+        Plan.of([PCLC()], Facts(1, (1, 6, 6)))
+
+
 @pytest.mark.parametrize("overrides", [("train.epochs=15",), ("pc_lc.warmup_epochs=40",)])
 def test_a_recipe_that_would_train_with_cross_entropy_alone_is_refused_before_the_data(overrides, monkeypatch):
     monkeypatch.setattr(Recipe, "open_data", lambda *_: pytest.fail("the data were opened"))

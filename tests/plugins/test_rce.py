@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from tiny import plain_network
 from torch import nn
 
+import art_ext_attacks as attacks
 import art_ext_rce as rce
 from art_ext.api import (
     PGD,
@@ -29,6 +30,7 @@ from art_ext.api import (
     Target,
     ce,
     cw,
+    evading,
     for_evaluation,
 )
 from art_ext.border.weights import WEIGHTS
@@ -37,20 +39,21 @@ from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run, RunSettings
 from art_ext.evaluation.evaluation import Evaluation, Options
+from art_ext.evaluation.lineup import build_lineup
 from art_ext.evaluation.record import ModelInfo
 from art_ext.evaluation.rejection import eligible, roc_auc
-from art_ext.evaluation.subject import Rows, Subject
+from art_ext.evaluation.subject import Rows, Subject, adaptive_of
 from art_ext.evaluation.suites import suite_named
 from art_ext.evaluation.threat import Threat
 from art_ext.host.beside import describe_network, keep_network
 from art_ext.host.job import prepare
 from art_ext.host.recipe import load_recipe
+from art_ext.parts.evading import EvadingScore, label_first, shortfall
 from art_ext.parts.surgery import find_head
 from art_ext_baselines import PGDAT, TRADES
-from art_ext_rce.attacks import ATTACKS, CWHighConfidence, CWOptions
-from art_ext_rce.evading import EvadingScore, label_first, shortfall
 
 FACTS = Facts(4, (1, 6, 6))
+ENTRIES = {entry.name: entry for entry in (*attacks.art_ext_attacks(), *rce.art_ext_attacks())}
 VECTORS = {e["name"]: e for e in json.loads((Path(__file__).parents[1] / "vectors" / "rce.json").read_text())}
 KINDS = [(torch.float64, None), (torch.float32, "float32")]
 
@@ -208,7 +211,9 @@ def test_what_turns_the_sign_over_is_refused_with_both_names():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"sigma2": 0}, {"sigma2": "mean"}, {"per_class": 1}, {"detectors": ("kde",)}, {"train_temperature": 0}]
+    "fields",
+    [{"sigma2": 0}, {"sigma2": "mean"}, {"per_class": 1}, {"detectors": ("kde",)}, {"train_temperature": 0},
+     {"detectors": ("non_me", "non_me")}],
 )
 def test_impossible_options_are_refused(fields):
     with pytest.raises(ConfigError, match="rce"):
@@ -285,6 +290,21 @@ def test_a_class_without_training_images_has_no_density():
     rows = y != 2
     detector.fit(Outputs(out.logits[rows], {"features": out.extras["features"][rows]}), y[rows])
     assert (detector.score(out)[y == 2] == float("-inf")).all()
+    assert detector.calibrate(out, y, 0.95) == float("-inf")
+    value = evading(detector).bind(None, None, y).value(out)
+    torch.testing.assert_close(value, ce.measure(out, y), msg="a threshold that keeps everything adds nothing")
+    penalty = detector.penalty(out, torch.full_like(y, 2))
+    assert penalty.isfinite().all()
+    assert (penalty > 0).all(), "nothing is kept as a class without training images"
+
+
+def test_a_detector_that_is_fitted_again_has_its_own_scale():
+    (out, y), detector, other = outputs(), rce.KDensity(2.0), rce.KDensity(3.0)
+    other.fit(out, y)
+    detector.load_state_dict(other.state_dict())
+    assert detector.sigma2 == 3
+    detector.fit(out, y)
+    assert detector.sigma2 == 2
 
 
 def test_the_median_density_leaves_each_member_itself_out():
@@ -325,6 +345,11 @@ def test_lid_finds_the_dimension_of_a_sheet():
     sheet = torch.cat([torch.rand(2000, 2, generator=generator), torch.zeros(2000, 6)], 1)
     found = rce.local_intrinsic_dimension(sheet[:200], sheet, 50)
     assert 1.6 < float(found.median()) < 2.4
+    point = torch.cat([torch.zeros(50, 8), sheet[:10]])
+    few = rce.local_intrinsic_dimension(point, point, 20)
+    torch.testing.assert_close(few[:50], rce.local_intrinsic_dimension(point[:1], sheet[:10], 10).expand(50))
+    assert few.isfinite().all()
+    assert rce.local_intrinsic_dimension(point[:3], point[:40], 20).tolist() == [0, 0, 0]
     with pytest.raises(ConfigError, match="more than k = 20"):
         rce.LID().fit(*outputs(12))
 
@@ -355,7 +380,7 @@ def test_the_bounded_attack_adds_the_shortfall_and_wants_both():
     with pytest.raises(ConfigError, match="no threshold yet"):
         shortfall(out, (detector,))
     detector.calibrate(out, y, 0.8)
-    objective = rce.evading(detector, lam=10.0)
+    objective = evading(detector, lam=10.0)
     score = objective.bind(None, None, y)
     assert isinstance(score, EvadingScore)
     missing = (detector.score(out) - detector.threshold).clamp(max=0)
@@ -366,7 +391,7 @@ def test_the_bounded_attack_adds_the_shortfall_and_wants_both():
     assert objective.needs == {"features"}
     with pytest.raises(ConfigError, match="no targeted form"):
         objective.bind(None, None, y, targeted=True)
-    for make in (lambda: rce.evading(), lambda: rce.evading(detector, lam=0)):
+    for make in (lambda: evading(), lambda: evading(detector, lam=0)):
         with pytest.raises(ConfigError):
             make()
 
@@ -426,7 +451,7 @@ def test_pgd_that_knows_the_detector_evades_it_more_often(victim):
     keys = Keys(0, 0, torch.arange(len(x)))
     found = []
     with net.offering_features():
-        for objective in (ce, rce.evading(detector), rce.evading(detector, order="label_first")):
+        for objective in (ce, evading(detector), evading(detector, order="label_first")):
             attack = for_evaluation(PGD(Linf(0.4), 30, objective=objective))
             made = attack.craft(net, x, objective.bind(net, x, y), keys)
             assert float(made.delta.abs().max()) <= 0.4 + 1e-6
@@ -451,8 +476,11 @@ def prepared(victim):
 def test_evaluations_run_the_white_box_attack_and_the_sweep_on_each_detector_and_on_all(victim):
     _, net, x, y, _ = victim
     detectors, context = prepared(victim)
-    entries = {entry.name: entry for entry in rce.art_ext_attacks()}
-    assert all(entries[name].informs == ("rce",) for name in ("evade_detectors", "cw_wb"))
+    entries = ENTRIES
+    known = adaptive_of([rce.RCE()])
+    lineup = build_lineup(context.plan, Threat("linf", 0.2), suite_named("standard"), entries, context, adaptive=known)
+    informed = ["cw_wb5", *(f"evading100_{name}" for name in ("confidence_odds", "non_me", "k_density", "all"))]
+    assert lineup.covered["rce"][:5] == informed, "they run by default on what RCE trained"
     sweeps = dict(entries["evade_detectors"].build(entries["evade_detectors"].options(steps=10), context))
     assert list(sweeps) == ["evading10_confidence_odds", "evading10_non_me", "evading10_k_density", "evading10_all"]
     ((name, white_box),) = entries["cw_wb"].build(entries["cw_wb"].options(steps=20, search_steps=2), context)
@@ -512,21 +540,22 @@ def test_a_recipe_names_the_attacks_on_detectors_and_the_suite_runs_them(victim)
 
 def test_unbounded_pixels_and_targets_without_a_class_are_refused():
     with pytest.raises(ConfigError, match="clip_values"):
-        Plan.of([CWHighConfidence()], Facts(3, (1, 6, 6), (float("-inf"), float("inf")))).compose()
+        Plan.of([attacks.CWHighConfidence()], Facts(3, (1, 6, 6), (float("-inf"), float("inf")))).compose()
     with pytest.raises(ConfigError, match="set aim to random"):
         CarliniWagner(3, aim="any", penalty=lambda out, y: out.logits[:, 0])
 
 
 def test_the_evaluation_knows_cw_hc_and_the_paper_constants():
     context = EvaluationContext(Plan.of([rce.RCE()], FACTS), "linf", 0.1, (0.0, 1.0))
-    ((name, attack),) = ATTACKS[0].build(CWOptions(), context)
+    ((name, attack),) = ENTRIES["cw_hc"].build(ENTRIES["cw_hc"].options(), context)
     assert name == "cw_hc10"
     assert (attack.confidence, attack.n_classes, attack.search_steps, attack.rate) == (10, 4, 9, 0.01)
+    assert (attack.steps, attack.initial_const, attack.aim, attack.within) == (1000, 1.0, "random", None)
     wb = rce.cw_white_box(rce.KDensity(), 10, (0.0, 1.0))
     assert (wb.steps, wb.initial_const, wb.confidence) == (10_000, 100, 5)
     assert (wb.begin.steps, wb.begin.initial_const, wb.begin.search_steps) == (5000, 10, 3)
-    alone = Plan.of([CWHighConfidence()], FACTS).compose().attack
-    assert (alone.steps, alone.confidence, alone.aim) == (10_000, 10, "random")
+    alone = Plan.of([attacks.CWHighConfidence()], FACTS).compose().attack
+    assert (alone.steps, alone.confidence, alone.aim, alone.initial_const) == (10_000, 10, "random", 1.0)
 
 
 # ----------------------------------------------------------------------------------- one training
@@ -669,16 +698,16 @@ def test_detectors_refuse_options_in_one_line(kind, options, said):
 def test_art_attacks_of_the_paper_refuse_what_they_do_not_have(victim):
     art_victim = victim[0]
     with pytest.raises(ConfigError, match="eps"):
-        rce.CWHighConfidenceAttack(art_victim, eps=0.1)
+        attacks.CWHighConfidenceAttack(art_victim, eps=0.1)
     with pytest.raises(ConfigError, match=r"cw_wb\.detector is missing"):
         rce.CWWhiteBoxAttack(art_victim)
     with pytest.raises(ConfigError, match="evade_detectors"):
-        rce.EvadeDetectorsAttack(art_victim, detectors=())
+        attacks.EvadeDetectorsAttack(art_victim, detectors=())
     for unready in (rce.KDensityDetector(art_victim), rce.KDensity()):
         with pytest.raises(ConfigError, match=r"cw_wb\.detector: k_density is not fitted yet; fit it"):
             rce.CWWhiteBoxAttack(art_victim, detector=unready)
         with pytest.raises(ConfigError, match=r"evade_detectors\.detectors\.0: k_density has no threshold yet; fit it"):
-            rce.EvadeDetectorsAttack(art_victim, detectors=(unready,))
+            attacks.EvadeDetectorsAttack(art_victim, detectors=(unready,))
     with pytest.raises(ConfigError, match=r"cw_wb\.detector: input should be an instance of KDensity"):
         rce.CWWhiteBoxAttack(art_victim, detector=rce.ConfidenceDetector(art_victim))
 
@@ -690,7 +719,7 @@ def test_art_attacks_take_art_s_detectors_as_well_as_their_scores(victim):
     detector.fit(x, y)
     for attack, name, wrap in (
         (rce.CWWhiteBoxAttack, "detector", lambda one: one),
-        (rce.EvadeDetectorsAttack, "detectors", lambda one: (one,)),
+        (attacks.EvadeDetectorsAttack, "detectors", lambda one: (one,)),
     ):
         options = {"steps": 4, "search_steps": 2} if name == "detector" else {"steps": 4, "eps": 0.2}
         made = [attack(art_victim, **{name: wrap(one)}, **options) for one in (detector, detector.detector)]

@@ -1,4 +1,4 @@
-"""PGD that fools the classifier and a detector at once, inside the ball."""
+"""What an attacker raises who wants to be misclassified AND kept by detectors, whatever they are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from art_ext.api import ConfigError, Detector, Forward, Objective, Outputs, Score, ce, cw
+from art_ext.errors import ConfigError
+from art_ext.parts.detectors import Detector
+from art_ext.parts.objectives import Objective, Score, ce, cw
+from art_ext.types import Forward, Outputs
 
 LEAST = -1e6
 """Keeps the score of an empty bank, -inf, finite."""
@@ -51,14 +54,21 @@ def shortfall(out: Outputs, detectors: tuple[Detector, ...]) -> Tensor:
     for detector in detectors:
         if detector.threshold is None:
             raise ConfigError(f"the detector {detector.name} has no threshold yet; calibrate it before attacking it")
-        total = total + (detector.score(out) - detector.threshold).clamp(max=0)
+        score = detector.score(out)
+        # a score and a threshold of -inf, which keeps it, have no difference
+        total = total + torch.where(score >= detector.threshold, 0.0, (score - detector.threshold).clamp(min=LEAST))
     return total
 
 
+def squashed(score: Tensor) -> Tensor:
+    """1 + s / (1 + |s|): in (0, 2), rising with the score."""
+    score = score.clamp(min=LEAST)
+    return 1 + score / (1 + score.abs())
+
+
 def label_first(ahead: Tensor, reward: Tensor) -> Tensor:
-    """The margin while the label is right, then 1 + r / (1 + |r|) of the reward: above 0, rising with it; (N,)."""
-    reward = reward.clamp(min=LEAST)
-    return torch.where(ahead > 0, 1 + reward / (1 + reward.abs()), ahead)
+    """The margin while the label is right, then the reward, squashed to lie above 0; (N,)."""
+    return torch.where(ahead > 0, squashed(reward), ahead)
 
 
 def fooling(detector: Detector) -> Objective:
