@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -94,7 +97,7 @@ class Evaluator:
     """Attacks one network on one data set; each example's noise is keyed by its index.
 
     Args:
-        images: N images in the clip range.
+        images: N images in the clip range, as an array, too.
         y: (N,) class indices.
         seed: of the attacks' noise.
         spent: where passes are counted.
@@ -103,14 +106,15 @@ class Evaluator:
     def __init__(
         self,
         net: Net,
-        images: Images,
-        y: Tensor,
+        images: Images | npt.NDArray[Any],
+        y: Tensor | npt.NDArray[Any],
         *,
         seed: int = 0,
         device: torch.device | None = None,
         spent: Spent | None = None,
     ) -> None:
-        self.net, self.images, self.y, self.seed = net, images, y.cpu(), seed
+        self.net, self.y, self.seed = net, torch.as_tensor(y).cpu(), seed
+        self.images: Images = torch.as_tensor(images).float() if isinstance(images, np.ndarray) else images
         self.device = device or torch.device("cpu")
         self.spent = spent or Spent()
         self.crafter = Crafter()

@@ -8,7 +8,7 @@ import inspect
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -22,6 +22,7 @@ from art_ext.errors import ComposeError, ConfigError, Problem, unknown
 from art_ext.host import hookspecs
 from art_ext.host.hookspecs import PROJECT
 from art_ext.ingredient import Ingredient
+from art_ext.lazy import Later
 from art_ext.plan import Plan
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class BrokenPlugin:
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """What `art-ext plugins` shows of a plugin; `cause` says why it is blocked or broken."""
+    """What `art-ext plugins` shows of a plugin; `cause` says why it is blocked or broken, `art` are classes for ART."""
 
     name: str
     distribution: str
@@ -76,6 +77,7 @@ class PluginInfo:
     datasets: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     cause: str = ""
+    art: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,19 @@ class _Record:
             names("datasets"),
             names("models"),
             self.cause,
+            tuple(_art_classes(self.plugin)) if self.state == "loaded" else (),
         )
+
+
+def _art_classes(plugin: object) -> Iterator[str]:
+    """The trainers, attacks and detectors that a plugin exports for ART, which is not imported for it."""
+    inside = getattr(plugin, "__dict__", {})
+    later = inside.get("__getattr__")
+    waiting = later.submodules.get("art", ()) if isinstance(later, Later) else ()
+    for name in sorted(map(str, inside.get("__all__", ()))):
+        bases = value.__mro__[1:] if isinstance(value := inside.get(name), type) else ()
+        if name in waiting or any(base.__module__.partition(".")[0] == "art" for base in bases):
+            yield name
 
 
 class PluginManager:

@@ -103,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one seed, two epochs: a trial of the machinery alone")
     parser.add_argument("--only", action="append", choices=[paper.method for paper in PAPERS], help="one method")
     parser.add_argument("--page", action="store_true", help="write the page from what is measured, and stop")
+    parser.add_argument("--pending", action="store_true", help="say what is missing, and stop")
     parser.add_argument("--results", type=Path, default=RESULTS, help=f"folder of finished units ({RESULTS})")
     parser.add_argument("--output", type=Path, help=f"the page ({PAGE}, or quick.md beside the results)")
     given = parser.parse_args(arguments)
@@ -114,6 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     partial = given.quick or given.only
     output = given.output or (given.results / f"{'quick' if given.quick else 'part'}.md" if partial else PAGE)
     failed: list[str] = []
+    if given.pending:
+        done = store.read(units)
+        missing = [unit for unit in units if unit.key not in done]
+        print(f"{len(units)} units, {len(done)} done, {len(missing)} missing; results in {store.file}")
+        for unit in missing:
+            print(f"{unit.training.name}, seed {unit.seed}")
+        return 0
     if not given.page:
         try:
             failed = measure(units, store, given.jobs, given.quick)

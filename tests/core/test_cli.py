@@ -64,6 +64,7 @@ def test_plugins_are_listed(run: Run) -> None:
     assert code == 0
     assert out.splitlines()[0].split() == ["name", "version", "state", "offers"]
     assert any(line.startswith("baselines") and "pgd_at, trades" in line for line in out.splitlines())
+    assert any(line.startswith("dac") and line.endswith("for ART: DACTrainer") for line in out.splitlines())
 
 
 def test_plugins_as_json(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -400,6 +401,18 @@ def test_transfer_without_an_eligible_image_is_missing():
     assert torch.isnan(matrix[0, 1])
     assert matrix.diagonal().tolist() == [1.0, 1.0]
     assert np.isnan(mean_off_diagonal(matrix))
+
+
+def test_the_page_s_transferability_of_an_art_classifier_runs_on_arrays():
+    page = (Path(__file__).parents[2] / "plugins" / "art_ext_adp" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    x, y = data()
+    classifier = PyTorchClassifier(three().eval(), nn.CrossEntropyLoss(), tuple(x.shape[1:]), 3, clip_values=(0, 1))
+    scope = {"classifier": classifier, "x": x.numpy(), "y": y.numpy()}
+    exec(compile(code, "README.md", "exec"), scope)
+    members = [Evaluator(Net(member), x, y) for member in classifier.model.members]
+    expected = transferability(members, for_evaluation(PGD(Linf(0.15), 10)))
+    torch.testing.assert_close(scope["matrix"], expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_transferability_crafts_on_each_member_and_asks_all():

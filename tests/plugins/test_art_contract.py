@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from importlib.metadata import entry_points
 
 import pytest
@@ -10,6 +11,7 @@ from art.attacks.attack import EvasionAttack
 from art.defences.detector.evasion import EvasionDetector
 from art.defences.trainer import Trainer
 
+from art_ext.host.manager import PluginManager, default_manager
 from art_ext.testing import check_attack, check_detector, check_trainer
 from art_ext_baselines import PGDATAttack, PGDATTrainer
 from art_ext_rce import ConfidenceDetector
@@ -46,6 +48,19 @@ def test_each_attack_keeps_arts_contract(kind):
 @of_each(EvasionDetector)
 def test_each_detector_keeps_arts_contract(kind):
     check_detector(kind)
+
+
+def test_art_ext_plugins_lists_every_one_of_them():
+    listed = {name for info in default_manager().catalogue.plugins for name in info.art}
+    kinds = [kind for base in (Trainer, EvasionAttack, EvasionDetector) for kind in exported(base)]
+    assert listed == {kind.__name__ for kind in kinds}
+
+
+def test_a_plugin_that_imports_its_classes_at_once_has_them_listed_too():
+    module = types.ModuleType("art_ext_eager")
+    module.__all__, module.Doubles, module.number = ["Doubles", "number"], Doubles, 1
+    (info,) = PluginManager.isolated({"eager": module}).catalogue.plugins
+    assert info.art == ("Doubles",)
 
 
 class Doubles(PGDATAttack):

@@ -18,6 +18,9 @@ KINDS = {
     if kind.__module__.partition(".")[0] in PAGES
 }
 WHOLE = re.compile(r"```yaml\n(schema.*?)```", re.DOTALL)
+USED = {path.name: {named.name for named in load_recipe(path).use} for path in ROOT.glob("recipes/digits/*.yaml")}
+PARTS = {name for name, kind in KINDS.items() if kind.__module__.startswith("art_ext_tricks")} - {"bag", "smooth"}
+"""Tricks without a recipe of their own: they are parts of recipes of other methods."""
 RECIPES = [(name, block) for name, page in sorted(PAGES.items()) for block in WHOLE.findall(page)]
 
 
@@ -47,3 +50,11 @@ def test_the_recipe_of_a_page_plans_as_the_one_on_board(name, block, tmp_path):
 def test_recipes_that_a_page_names_are_there(name):
     for path in re.findall(r"recipes/(?:digits|papers)/\w+\.yaml", PAGES[name]):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - PARTS))
+def test_the_page_names_a_recipe_on_board_with_the_method(name):
+    page = PAGES[KINDS[name].__module__.partition(".")[0]]
+    named = set(re.findall(r"\b(\w+\.yaml)`", page))
+    assert named <= {path.name for path in ROOT.glob("recipes/*/*.yaml")}
+    assert any(name in USED[recipe] for recipe in named & USED.keys())

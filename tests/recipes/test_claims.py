@@ -155,6 +155,17 @@ def test_a_second_call_trains_nothing(trial, monkeypatch):
     assert (trial / "quick.jsonl").read_text() == before
 
 
+def test_what_is_missing_can_be_asked_for(trial, tmp_path, capsys):
+    first, *others = (trial / "quick.jsonl").read_text().splitlines()
+    changed = json.loads(others[0]) | {"digest": "of another recipe"}
+    (tmp_path / "quick.jsonl").write_text("\n".join([first, json.dumps(changed), *others[1:]]) + "\n")
+    assert command.main(["--quick", "--only", "pc_lc", "--results", str(tmp_path), "--pending"]) == 0
+    said, *missing = capsys.readouterr().out.splitlines()
+    assert f"{len(others)} done, 1 missing" in said
+    assert missing == [f"{changed['training']}, seed 0"]
+    assert not (tmp_path / "quick.md").exists()
+
+
 def test_an_interrupted_call_keeps_what_is_finished(trial, tmp_path, monkeypatch, capsys):
     lines = (trial / "quick.jsonl").read_text().splitlines()
     (tmp_path / "quick.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:50])  # the third was cut off

@@ -39,5 +39,6 @@ def _offers(info: PluginInfo) -> str:
         for kind in ("ingredients", "attacks", "datasets", "models")
         if (names := getattr(info, kind))
     ]
+    parts += [f"for ART: {', '.join(info.art)}"] if info.art else []
     parts += [hook for hook in ("art_ext_check_plan", "art_ext_observers") if hook in info.hooks]
     return "; ".join(parts)
