@@ -33,6 +33,8 @@ from benchmarks.limit import sgd
 from benchmarks.nets import Task
 from benchmarks.timing import Contender
 
+SEED = 0
+
 
 def classifier_for(task: Task, model: nn.Module | None = None) -> PyTorchClassifier:
     model = task.model() if model is None else model
@@ -63,9 +65,9 @@ def art_ext_fit(
     plan = Plan.of(ingredients, Facts(task.n_classes, task.shape))
     needs = frozenset(needs_of(plan))
     head = find_head(model, plan.facts)[1] if "features" in needs else None
-    run = Run(RunSettings(), 0, torch.device("cpu"))
+    run = Run(RunSettings(), SEED, torch.device("cpu"))
     fit = Fit(plan, Net(model, head=head, wanted=needs), optimizer(model), run, epochs=1)
-    batches = ArrayBatches(x, y, task.batch_size, 0)
+    batches = ArrayBatches(x, y, task.batch_size, SEED)
     return Contender(name, lambda: fit(batches), task.batches)
 
 

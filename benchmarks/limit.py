@@ -98,6 +98,9 @@ class Limit:
 
     Args:
         repeat: how often a piece runs in one measurement.
+
+    Attributes:
+        steps: steps of training that the counts are of, where one step needs other passes than the next.
     """
 
     model: nn.Module
@@ -105,6 +108,7 @@ class Limit:
     y: Tensor
     repeat: int = 5
     pieces: list[Piece] = field(default_factory=list)
+    steps: int = 1
 
     def attack(self, count: float, inner: Inner = inner_cross_entropy, rows: slice = ALL) -> Limit:
         """Forward in eval mode and back to the images, `count` times."""
@@ -186,34 +190,36 @@ class Limit:
         return [variant for piece in self.pieces for variant in piece.variants]
 
     def times(self, clock: Clock) -> list[float]:
-        """The limit in seconds, one entry a round."""
+        """The limit of a step in seconds, one entry a round."""
         best = [(piece.count, piece.fastest(clock).times[clock]) for piece in self.pieces]
-        return [sum(count * times[i] for count, times in best) for i in range(len(best[0][1]))]
+        return [sum(count * times[i] for count, times in best) / self.steps for i in range(len(best[0][1]))]
 
     def in_sequence(self, steps: int) -> Contender:
-        """The passes of a step in their order, `steps` times, of the variants that were fastest so far.
+        """The passes of `steps` steps in their order, of the variants that were fastest so far.
 
         Raises:
-            ValueError: for a limit with shares of a pass.
+            ValueError: for a limit with shares of a pass, or one whose counts are of another number of steps.
         """
+        if steps % self.steps:
+            raise ValueError(f"the counts are of {self.steps} steps, which {steps} is no multiple of")
         if any(piece.count != int(piece.count) for piece in self.pieces):
             raise ValueError("a share of a pass has no place in a sequence; count it as a pass of some of the rows")
         sequence = [piece.fastest_pass() for piece in self.pieces for _ in range(int(piece.count))]
 
         def run() -> None:
-            for _ in range(steps):
+            for _ in range(steps // self.steps):
                 for once in sequence:
                     once()
 
         return Contender(f"{self.counts()}, in sequence", run, steps)
 
     def counts(self) -> str:
-        """`10 attack + 1 train`: what a step is held to."""
+        """`10 attack + 1 train`: what a step is held to, on average."""
         words = [piece.variants[0].name.split(":")[0] for piece in self.pieces]
-        return " + ".join(
-            f"{sum(piece.count for piece, own in zip(self.pieces, words, strict=True) if own == word):g} {word}"
-            for word in dict.fromkeys(words)
-        )
+        counts = dict.fromkeys(words, 0.0)
+        for piece, word in zip(self.pieces, words, strict=True):
+            counts[word] += piece.count / self.steps
+        return " + ".join(f"{count:.3g} {word}" for word, count in counts.items())
 
 
 def sgd(model: nn.Module) -> torch.optim.Optimizer:

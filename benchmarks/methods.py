@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from art_ext.api import Facts, Ingredient, Keys, Outputs, Plan, Progress, ce, ensemble
+from art_ext.data.batches import ArrayBatches
 from art_ext.engine.net import Net
 from art_ext.engine.offers import needs_of
 from art_ext.parts.objectives import best_other_probability
@@ -32,6 +33,7 @@ from art_ext_rce import RCE
 from art_ext_tricks import EMA, SWA, EarlyStopSteps, OptimizerChoice
 from art_ext_tricks.optimizers import Centralise
 from benchmarks import contenders as who
+from benchmarks.contenders import SEED
 from benchmarks.limit import Limit, MakeOptimizer, inner_kl, outer_trades, sgd
 from benchmarks.nets import Task
 from benchmarks.timing import Contender
@@ -57,7 +59,7 @@ class Method:
     def model(self, task: Task) -> nn.Module:
         """Before surgery."""
         if self.trained:
-            return who.trained(task, 100)
+            return resting_statistics(who.trained(task, 100))
         return task.model() if self.members == 1 else ensemble([task.model(seed) for seed in range(self.members)])
 
     def contender(self, task: Task) -> Contender:
@@ -158,7 +160,7 @@ REPLAYS = 4
 
 
 def stopped(make: Callable[[Task], Sequence[Ingredient]]) -> Callable[[Task, Limit], Limit]:
-    """A pass of each step on the rows that still go on, whose number is counted on these images."""
+    """A pass of each step on the rows that still go on, whose number is counted on every batch of the epoch."""
 
     def bound(task: Task, limit: Limit) -> Limit:
         attack = Plan.of(make(task), Facts(task.n_classes, task.shape)).compose(0).at(Progress(0.0, 1.0)).attack
@@ -169,15 +171,25 @@ def stopped(make: Callable[[Task], Sequence[Ingredient]]) -> Callable[[Task, Lim
             sizes.append(len(images))
             return Outputs(model(images))
 
-        x, y = (part[: task.batch_size] for part in task.data())
-        attack.craft(counted, x, ce.bind(counted, x, y), Keys(0, 0, torch.arange(len(x))))
+        for number, batch in enumerate(ArrayBatches(*task.data(), task.batch_size, SEED).epoch(0)):
+            keys = Keys(SEED, 0, batch.index, step=number)
+            attack.craft(counted, batch.x, ce.bind(counted, batch.x, batch.y), keys)
+        limit.steps = task.batches
         for size, count in Counter(sizes).items():
             limit.attack(count, rows=slice(0, size))
             if attack.jitter:
                 limit.add("jitter", jitter, count, slice(0, size))
-        return limit.train()
+        return limit.train(count=task.batches)
 
     return bound
+
+
+def resting_statistics(model: nn.Module) -> nn.Module:
+    """The network with batch norms whose running statistics stay: the attack meets the same network at every step."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0
+    return model
 
 
 def jitter(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
