@@ -281,7 +281,7 @@ class PGD:
         adv, rows = done.clone(), torch.arange(len(x), device=x.device)
         left = torch.full_like(rows, self.tau)  # type: ignore[arg-type]  # `at` made it a number
         ones: Tensor | None = None
-        unit = len(x) if self.bn == "train" else -(-len(x) // SIZES)
+        height = len(x) if self.bn == "train" else -(-len(x) // SIZES)
         for step in range(self.steps):
             adv.requires_grad_()
             out = net(adv)
@@ -292,7 +292,7 @@ class PGD:
             left = left - score.wrong(out).long()  # of those that left it stays below 0
             going = left >= 0
             count = int(going.sum())
-            size = -(-count // unit) * unit
+            size = -(-count // height) * height
             if size < len(rows):
                 done[rows] = adv
                 if count == 0:
