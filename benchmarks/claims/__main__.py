@@ -122,6 +122,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for unit in missing:
             print(f"{unit.training.name}, seed {unit.seed}")
         return 0
+    if given.page and not store.read(units):
+        print(f"nothing of this is measured in {store.file}, so {output} stays; leave --page out", file=sys.stderr)
+        return 1
     if not given.page:
         try:
             failed = measure(units, store, given.jobs, given.quick)

@@ -166,6 +166,14 @@ def test_what_is_missing_can_be_asked_for(trial, tmp_path, capsys):
     assert not (tmp_path / "quick.md").exists()
 
 
+def test_a_page_is_not_written_over_where_nothing_is_measured(tmp_path, capsys):
+    page_before = tmp_path / "claims.md"
+    page_before.write_text("measured before")
+    assert command.main(["--page", "--results", str(tmp_path), "--output", str(page_before)]) == 1
+    assert "nothing of this is measured" in capsys.readouterr().err
+    assert page_before.read_text() == "measured before"
+
+
 def test_an_interrupted_call_keeps_what_is_finished(trial, tmp_path, monkeypatch, capsys):
     lines = (trial / "quick.jsonl").read_text().splitlines()
     (tmp_path / "quick.jsonl").write_text("\n".join(lines[:2]) + "\n" + lines[2][:50])  # the third was cut off
