@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, Self
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from art_ext.errors import ConfigError
-from art_ext.parts.noise import Keys
+from art_ext.parts.noise import Keys, normals
 from art_ext.parts.norms import Eps, Linf, Norm, per_example, unit
 from art_ext.parts.objectives import Objective, Score, ce
 from art_ext.parts.ranges import OfEps
@@ -22,6 +23,9 @@ STANDING = 0.75
 SIZES = 8
 """Sizes of the passes of an attack that examples leave: each new size costs the libraries for convolutions more than a
 few rows that are carried along."""
+
+AHEAD = 1 << 17
+"""Numbers up to which the noise of several steps is drawn at once: fewer take about as long."""
 
 
 class Attack(Protocol):
@@ -237,7 +241,7 @@ class PGD:
         adv = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped or best is not None)
         velocity = torch.zeros_like(x) if self.momentum else None
         ones: Tensor | None = None
-        rows, part = torch.arange(len(x), device=x.device), best
+        rows, part, jitter = torch.arange(len(x), device=x.device), best, Jitter(self, keys, x)
         for step in range(self.steps):
             if best is not None and part is not None and part.settles:
                 going = part.open_rows()
@@ -246,7 +250,7 @@ class PGD:
                     if len(rows) == 0:
                         return adv
                     part, ones = best.part(rows), None
-                    adv, walk, score, keys = adv[going], walk[going], score[going], keys[going]
+                    adv, walk, score = adv[going], walk[going], score[going]
                     velocity = None if velocity is None else velocity[going]
             adv.requires_grad_()
             out = net(adv)
@@ -259,7 +263,7 @@ class PGD:
             if velocity is not None:
                 velocity.mul_(self.momentum).add_(unit(grad, 1))
                 grad = velocity
-            adv = walk.step(adv, grad, self._noise(keys, step, adv))
+            adv = walk.step(adv, grad, jitter(step, rows))
         if best is not None and part is not None:
             with torch.no_grad():
                 out = net(adv)
@@ -278,7 +282,7 @@ class PGD:
         """
         walk = whole = Walk.of(self, x, eps, mask)
         done = walk.begin(self.start(self.norm, keys, x, eps), clamped=self.start.clamped)
-        adv, rows = done.clone(), torch.arange(len(x), device=x.device)
+        adv, rows, jitter = done.clone(), torch.arange(len(x), device=x.device), Jitter(self, keys, x)
         left = torch.full_like(rows, self.tau)  # type: ignore[arg-type]  # `at` made it a number
         ones: Tensor | None = None
         height = len(x) if self.bn == "train" else -(-len(x) // SIZES)
@@ -299,19 +303,13 @@ class PGD:
                     return whole.inside(done)
                 kept = going.argsort(descending=True, stable=True)[:size]
                 adv, grad, rows, left, ones = adv[kept], grad[kept], rows[kept], left[kept], ones[kept]
-                walk, score, keys, going = walk[kept], score[kept], keys[kept], going[kept]
+                walk, score, going = walk[kept], score[kept], going[kept]
             stays = adv.clone() if count < len(adv) else None
-            adv = walk.step(adv, grad, self._noise(keys, step, adv))
+            adv = walk.step(adv, grad, jitter(step, rows))
             if stays is not None:
                 adv = torch.where(per_example(going), adv, stays, out=stays)
         done[rows] = adv
         return whole.inside(done)
-
-    def _noise(self, keys: Keys, step: int, x: Tensor) -> Tensor | None:
-        """(N, C, H, W) jitter of a step, keyed by example."""
-        if not self.jitter:
-            return None
-        return self.jitter * keys.stream("jitter", step).normal(tuple(x.shape[1:])).to(x.dtype)
 
     def __str__(self) -> str:
         size = f"{self.step_size:g}" if isinstance(self.step_size, int | float) else self.step_size or "2.5 eps / steps"
@@ -325,6 +323,31 @@ class PGD:
         if self.tau is not None:
             parts.append(f"stops once wrong, after tau {self.tau}")
         return f"PGD({', '.join(parts)}, keeps {self.keep}, bn {self.bn})"
+
+
+class Jitter:
+    """Normal noise for each step of a run, keyed by example."""
+
+    def __init__(self, attack: PGD, keys: Keys, x: Tensor) -> None:
+        self.attack, self.keys, self.x = attack, keys, x
+        self.ahead = max(1, AHEAD // max(1, x.numel()))
+        self._drawn: Tensor | None = None
+
+    def __call__(self, step: int, rows: Tensor) -> Tensor | None:
+        """(len(rows), C, H, W) for the rows that still go on, or None without jitter. Steps come in their order."""
+        if not self.attack.jitter:
+            return None
+        if self.ahead == 1:
+            return self._draw(self.keys[rows], [step])[0]
+        if step % self.ahead == 0:
+            self._drawn = self._draw(self.keys, range(step, min(step + self.ahead, self.attack.steps)))
+        assert self._drawn is not None
+        noise = self._drawn[step % self.ahead]
+        return noise if len(rows) == len(self.x) else noise[rows]
+
+    def _draw(self, keys: Keys, steps: Sequence[int]) -> Tensor:
+        drawn = normals([keys.stream("jitter", step) for step in steps], tuple(self.x.shape[1:]))
+        return self.attack.jitter * drawn.to(self.x.dtype)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -50,10 +50,13 @@ _BLOCK = 1 << 14
 """Words that are hashed at once on the CPU: they stay in its cache."""
 
 
-def hashed_on_cpu(index: Tensor, base: int, pixels: int) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
-    """The words of `hashed` a few rows at a time: (their slice, the words, in a buffer that is used again)."""
+def hashed_on_cpu(
+    index: Tensor, bases: Sequence[int], pixels: int
+) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+    """The words of `hashed`, of one base after another, a few rows at a time: (their slice, the words, in a buffer that
+    is used again)."""
     example = index.numpy().view(np.uint64) * _STRIDE
-    example += np.uint64(base & _MASK)
+    example = np.add.outer(np.array([base & _MASK for base in bases], np.uint64), example).reshape(-1)
     _mix_on_cpu(example, np.empty_like(example))
     height = max(1, _BLOCK // max(1, pixels))
     buffer, spare = np.empty((2, min(height, len(example)), pixels), np.uint64)
@@ -136,27 +139,44 @@ class Keys:
 
     def words(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
         """(N, *shape) hashed int64 words."""
-        pixels, base = math.prod(shape), mix_int(self.seed, self.draw, self.salt, lane)
+        pixels, base = math.prod(shape), self._base(lane)
         if self.index.device.type != "cpu":
             return hashed(self.index, base, pixels).reshape(len(self), *shape)
         out = np.empty((len(self), pixels), np.int64)
-        for rows, block in hashed_on_cpu(self.index, base, pixels):
+        for rows, block in hashed_on_cpu(self.index, [base], pixels):
             out[rows] = block
         return torch.from_numpy(out).reshape(len(self), *shape)
 
     def uniform(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
         """(N, *shape) float32 in [0, 1), with 24 random bits each."""
-        if self.index.device.type != "cpu":
-            words = self.words(shape, lane)
-            return words.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
-        pixels, base = math.prod(shape), mix_int(self.seed, self.draw, self.salt, lane)
-        out = np.empty((len(self), pixels), np.float32)
-        for rows, block in hashed_on_cpu(self.index, base, pixels):
-            top = np.bitwise_and(np.right_shift(block, 40, out=block), (1 << 24) - 1, out=block)
-            np.multiply(top, np.float32(2.0**-24), out=out[rows], dtype=np.float32, casting="unsafe")
-        return torch.from_numpy(out).reshape(len(self), *shape)
+        return _uniforms(self.index, [self._base(lane)], math.prod(shape)).reshape(len(self), *shape)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """(N, *shape) float32 standard normal numbers (Box and Muller, 1958)."""
-        radius = self.uniform(shape, lane=1).neg_().log1p_().mul_(-2).sqrt_()
-        return self.uniform(shape, lane=2).mul_(2 * math.pi).cos_().mul_(radius)
+        return normals([self], shape)[0]
+
+    def _base(self, lane: int) -> int:
+        return mix_int(self.seed, self.draw, self.salt, lane)
+
+
+def normals(streams: Sequence[Keys], shape: tuple[int, ...]) -> Tensor:
+    """(S, N, *shape) float32 standard normal numbers of several streams of the same examples.
+
+    The same numbers as of one stream after another; of small images in little more time than those of one.
+    """
+    bases = [keys._base(lane) for lane in (1, 2) for keys in streams]
+    radius, angle = _uniforms(streams[0].index, bases, math.prod(shape)).chunk(2)
+    radius = radius.neg_().log1p_().mul_(-2).sqrt_()
+    return angle.mul_(2 * math.pi).cos_().mul_(radius).reshape(len(streams), len(streams[0]), *shape)
+
+
+def _uniforms(index: Tensor, bases: Sequence[int], pixels: int) -> Tensor:
+    """(bases x N, pixels) float32 in [0, 1)."""
+    if index.device.type != "cpu":
+        words = torch.cat([hashed(index, base, pixels) for base in bases])
+        return words.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
+    out = np.empty((len(bases) * len(index), pixels), np.float32)
+    for rows, block in hashed_on_cpu(index, bases, pixels):
+        top = np.bitwise_and(np.right_shift(block, 40, out=block), (1 << 24) - 1, out=block)
+        np.multiply(top, np.float32(2.0**-24), out=out[rows], dtype=np.float32, casting="unsafe")
+    return torch.from_numpy(out)

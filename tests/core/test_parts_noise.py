@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from art_ext.parts.noise import Keys, hashed, hashed_on_cpu, mix, mix_int
+from art_ext.parts.noise import Keys, hashed, hashed_on_cpu, mix, mix_int, normals
 from art_ext.parts.ranges import Uniform, largest
 
 SHAPE = (3, 4, 5)
@@ -107,6 +107,12 @@ def test_normal_numbers_are_normal():
     assert stats.kstest(z, "norm").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("shape", [SHAPE, (1, 8, 8), (3, 80, 80), ()])
+def test_several_streams_at_once_draw_what_each_draws(shape):
+    streams = [_keys([4, 0, 9]).stream("jitter", number) for number in range(3)]
+    assert torch.equal(normals(streams, shape), torch.stack([keys.normal(shape) for keys in streams]))
+
+
 def _correlation(a, b):
     return abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]))
 
@@ -173,6 +179,6 @@ def test_a_range_has_an_upper_end():
 def test_the_words_of_the_cpu_are_those_of_tensor_arithmetic(pixels):
     index = torch.tensor([0, 7, 7, -3, 2**62, 12345])[::2]
     words = torch.empty(len(index), pixels, dtype=torch.int64)
-    for rows, block in hashed_on_cpu(index, -5, pixels):
+    for rows, block in hashed_on_cpu(index, [-5], pixels):
         words[rows] = torch.from_numpy(block)
     assert torch.equal(words, hashed(index, -5, pixels))
