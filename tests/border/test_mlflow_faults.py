@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -252,22 +254,36 @@ def test_a_sync_may_be_broken_off_at_any_request(
     assert at > 15
 
 
+_GOES_ON = """
+import sys, threading
+from pathlib import Path
+from art_ext.border.mlflow import MLflowTracker, Tracking
+from art_ext.engine.observe import EpochReport, RunInfo
+tracker = MLflowTracker(Tracking(*sys.argv[1:3]), "exp")
+tracker.run_start(RunInfo("a run", role="hardened", folder=Path(sys.argv[3])))
+tracker.epoch_end(EpochReport(1, 12, 10, {"lr": 0.1}))
+print("begun", flush=True)
+threading.Event().wait()
+"""
+
+
 def test_a_killed_run_ends_as_killed_and_one_that_goes_on_is_left_alone(store: Tracking, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    tracker = MLflowTracker(store, "exp")
-    tracker.run_start(info(run))
-    tracker.epoch_end(report(1))
-    with pytest.raises(ConfigError, match="still going on"):
-        list(sync(run))
-    position = Position.load(run)
-    assert position is not None
-    machine = position.process.partition(":")[0]
-    position.process = f"{machine}:999999999:1"  # as if it had been killed
-    position.save(run)
+    command = [sys.executable, "-c", _GOES_ON, store.uri, str(store.artifacts), str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begun\n"
+            assert unsent(run) == []
+            with pytest.raises(ConfigError, match="still going on"):
+                list(sync(run))
+        finally:
+            process.kill()
     assert "the status KILLED" in unsent(run)
     (done,) = sync(run)
     assert done.status == "KILLED"
     assert client(store.uri).get_run(done.run_id).info.status == "KILLED"
+    assert unsent(run) == []
 
 
 def test_runs_that_a_dead_process_left_open_are_found(store: Tracking, tmp_path: Path) -> None:
