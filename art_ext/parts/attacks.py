@@ -252,6 +252,7 @@ class PGD:
                     part, ones = best.part(rows), None
                     adv, walk, score = adv[going], walk[going], score[going]
                     velocity = None if velocity is None else velocity[going]
+                    jitter.cut(going)
             adv.requires_grad_()
             out = net(adv)
             value = score.value(out)
@@ -263,7 +264,7 @@ class PGD:
             if velocity is not None:
                 velocity.mul_(self.momentum).add_(unit(grad, 1))
                 grad = velocity
-            adv = walk.step(adv, grad, jitter(step, rows))
+            adv = walk.step(adv, grad, jitter(step))
         if best is not None and part is not None:
             with torch.no_grad():
                 out = net(adv)
@@ -293,19 +294,20 @@ class PGD:
             ones = torch.ones_like(value) if ones is None else ones  # as the gradient of a sum, without the sum
             (grad,) = torch.autograd.grad(value, adv, ones)
             adv = adv.detach()
-            left = left - score.wrong(out).long()  # of those that left it stays below 0
+            left.sub_(score.wrong(out).long())  # of those that left it stays below 0
             going = left >= 0
-            count = int(going.sum())
+            count = int(going.count_nonzero())
             size = -(-count // height) * height
             if size < len(rows):
                 done[rows] = adv
                 if count == 0:
                     return whole.inside(done)
                 kept = going.argsort(descending=True, stable=True)[:size]
-                adv, grad, rows, left, ones = adv[kept], grad[kept], rows[kept], left[kept], ones[kept]
-                walk, score, going = walk[kept], score[kept], going[kept]
-            stays = adv.clone() if count < len(adv) else None
-            adv = walk.step(adv, grad, jitter(step, rows))
+                adv, grad, rows, left, going = adv[kept], grad[kept], rows[kept], left[kept], going[kept]
+                walk, score, ones = walk[kept], score[kept], ones[:size]
+                jitter.cut(kept)
+            stays = adv.clone() if count < size else None
+            adv = walk.step(adv, grad, jitter(step))
             if stays is not None:
                 adv = torch.where(per_example(going), adv, stays, out=stays)
         done[rows] = adv
@@ -326,28 +328,32 @@ class PGD:
 
 
 class Jitter:
-    """Normal noise for each step of a run, keyed by example."""
+    """Normal noise for each step of a run, keyed by example; of small images drawn for several steps at once."""
 
     def __init__(self, attack: PGD, keys: Keys, x: Tensor) -> None:
         self.attack, self.keys, self.x = attack, keys, x
-        self.ahead = max(1, AHEAD // max(1, x.numel()))
-        self._drawn: Tensor | None = None
+        self._drawn: list[Tensor] = []
+        self._places: Tensor | None = None
 
-    def __call__(self, step: int, rows: Tensor) -> Tensor | None:
-        """(len(rows), C, H, W) for the rows that still go on, or None without jitter. Steps come in their order."""
+    def cut(self, rows: Tensor) -> None:
+        """From now on only these of the examples go on."""
+        if not self.attack.jitter:
+            return
+        self.keys = self.keys[rows]
+        if self._drawn:
+            self._places = rows if self._places is None else self._places[rows]
+
+    def __call__(self, step: int) -> Tensor | None:
+        """(N, C, H, W) for the examples that go on, or None without jitter. Steps come in their order, from 0."""
         if not self.attack.jitter:
             return None
-        if self.ahead == 1:
-            return self._draw(self.keys[rows], [step])[0]
-        if step % self.ahead == 0:
-            self._drawn = self._draw(self.keys, range(step, min(step + self.ahead, self.attack.steps)))
-        assert self._drawn is not None
-        noise = self._drawn[step % self.ahead]
-        return noise if len(rows) == len(self.x) else noise[rows]
-
-    def _draw(self, keys: Keys, steps: Sequence[int]) -> Tensor:
-        drawn = normals([keys.stream("jitter", step) for step in steps], tuple(self.x.shape[1:]))
-        return self.attack.jitter * drawn.to(self.x.dtype)
+        if not self._drawn:
+            ahead = max(1, AHEAD // max(1, len(self.keys) * self.x[0].numel()))
+            steps = range(step, min(step + ahead, self.attack.steps))
+            drawn = normals([self.keys.stream("jitter", step) for step in steps], tuple(self.x.shape[1:]))
+            self._drawn, self._places = list(self.attack.jitter * drawn.to(self.x.dtype))[::-1], None
+        noise = self._drawn.pop()
+        return noise if self._places is None else noise[self._places]
 
 
 @dataclass
@@ -383,9 +389,10 @@ class Walk:
 
     def __getitem__(self, rows: Tensor) -> Walk:
         """The same geometry for some of the examples."""
-        own: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
-        cut: dict[str, Any] = {n: v[rows] for n, v in own.items() if isinstance(v, Tensor) and v.ndim > 0}
-        return replace(self, **cut)
+        cut: dict[str, Any] = {
+            name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor) and value.ndim > 0
+        }
+        return Walk(**{**vars(self), **cut})
 
     def step(self, adv: Tensor, grad: Tensor, noise: Tensor | None = None) -> Tensor:
         """Owns `adv`, which is overwritten in L-inf."""

@@ -28,22 +28,26 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-_MUL_1 = _signed(0xBF58476D1CE4E5B9)
-_MUL_2 = _signed(0x94D049BB133111EB)
+_ROUNDS = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
+"""Of SplitMix64's finalizer: each the word xor itself shifted by so much, times the factor. The last leaves the upper
+31 bits as they are, so who needs no others leaves it out."""
+_FOR_ALL, _FOR_TOP = len(_ROUNDS), len(_ROUNDS) - 1
 
 
-def mix(z: Tensor) -> Tensor:
+def mix(z: Tensor, rounds: int = _FOR_ALL) -> Tensor:
     """SplitMix64's finalizer on int64 words: a bijection that scatters neighbouring words."""
-    z = (z >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(z).mul_(_MUL_1)
-    z = (z >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(z).mul_(_MUL_2)
-    return (z >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(z)
+    for shift, factor in _ROUNDS[:rounds]:
+        z = (z >> shift).bitwise_and_((1 << 64 - shift) - 1).bitwise_xor_(z)
+        if factor > 1:
+            z.mul_(_signed(factor))
+    return z
 
 
-def hashed(index: Tensor, base: int, pixels: int) -> Tensor:
+def hashed(index: Tensor, base: int, pixels: int, rounds: int = _FOR_ALL) -> Tensor:
     """(N, pixels) int64 words, keyed by example and pixel."""
     example = mix(index * _signed(_GOLDEN) + base)
     pixel = torch.arange(1, pixels + 1, device=index.device) * _signed(_GOLDEN)
-    return mix(example[:, None] + pixel)
+    return mix(example[:, None] + pixel, rounds)
 
 
 _BLOCK = 1 << 14
@@ -51,8 +55,8 @@ _BLOCK = 1 << 14
 
 
 def hashed_on_cpu(
-    index: Tensor, bases: Sequence[int], pixels: int
-) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
+    index: Tensor, bases: Sequence[int], pixels: int, rounds: int = _FOR_ALL
+) -> Iterator[tuple[slice, npt.NDArray[np.uint64]]]:
     """The words of `hashed`, of one base after another, a few rows at a time: (their slice, the words, in a buffer that
     is used again)."""
     example = index.numpy().view(np.uint64) * _STRIDE
@@ -63,16 +67,12 @@ def hashed_on_cpu(
     for first in range(0, len(example), height):
         part = example[first : first + height]
         words = np.add(part[:, None], _strides(pixels), out=buffer[: len(part)])
-        _mix_on_cpu(words, spare[: len(part)])
-        yield slice(first, first + height), words.view(np.int64)
+        _mix_on_cpu(words, spare[: len(part)], rounds)
+        yield slice(first, first + height), words
 
 
-_STRIDE = np.uint64(_GOLDEN)
-_ROUNDS = [
-    (np.uint64(shift), np.uint64(factor))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1))
-]
-"""Each round of `mix`: the shift, and the factor; the last round has none."""
+_STRIDE, _TOP = np.uint64(_GOLDEN), np.uint64(40)
+_ROUNDS_ON_CPU = [(np.uint64(shift), np.uint64(factor)) for shift, factor in _ROUNDS]
 
 
 @lru_cache(maxsize=16)
@@ -81,9 +81,9 @@ def _strides(pixels: int) -> npt.NDArray[np.uint64]:
     return np.arange(1, pixels + 1, dtype=np.uint64) * _STRIDE
 
 
-def _mix_on_cpu(z: npt.NDArray[np.uint64], spare: npt.NDArray[np.uint64]) -> None:
+def _mix_on_cpu(z: npt.NDArray[np.uint64], spare: npt.NDArray[np.uint64], rounds: int = _FOR_ALL) -> None:
     """`mix` in place, with a buffer of the same shape."""
-    for shift, factor in _ROUNDS:
+    for shift, factor in _ROUNDS_ON_CPU[:rounds]:
         np.bitwise_xor(z, np.right_shift(z, shift, out=spare), out=z)
         if factor > 1:
             np.multiply(z, factor, out=z)
@@ -144,7 +144,7 @@ class Keys:
             return hashed(self.index, base, pixels).reshape(len(self), *shape)
         out = np.empty((len(self), pixels), np.int64)
         for rows, block in hashed_on_cpu(self.index, [base], pixels):
-            out[rows] = block
+            out[rows] = block.view(np.int64)
         return torch.from_numpy(out).reshape(len(self), *shape)
 
     def uniform(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
@@ -173,10 +173,10 @@ def normals(streams: Sequence[Keys], shape: tuple[int, ...]) -> Tensor:
 def _uniforms(index: Tensor, bases: Sequence[int], pixels: int) -> Tensor:
     """(bases x N, pixels) float32 in [0, 1)."""
     if index.device.type != "cpu":
-        words = torch.cat([hashed(index, base, pixels) for base in bases])
+        words = torch.cat([hashed(index, base, pixels, _FOR_TOP) for base in bases])
         return words.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
     out = np.empty((len(bases) * len(index), pixels), np.float32)
-    for rows, block in hashed_on_cpu(index, bases, pixels):
-        top = np.bitwise_and(np.right_shift(block, 40, out=block), (1 << 24) - 1, out=block)
+    for rows, block in hashed_on_cpu(index, bases, pixels, _FOR_TOP):
+        top = np.right_shift(block, _TOP, out=block).view(np.int64)
         np.multiply(top, np.float32(2.0**-24), out=out[rows], dtype=np.float32, casting="unsafe")
     return torch.from_numpy(out)
