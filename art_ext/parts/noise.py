@@ -71,7 +71,7 @@ def hashed_on_cpu(
         yield slice(first, first + height), words
 
 
-_STRIDE, _TOP = np.uint64(_GOLDEN), np.uint64(40)
+_STRIDE = np.uint64(_GOLDEN)
 _ROUNDS_ON_CPU = [(np.uint64(shift), np.uint64(factor)) for shift, factor in _ROUNDS]
 
 
@@ -149,7 +149,7 @@ class Keys:
 
     def uniform(self, shape: tuple[int, ...], lane: int = 0) -> Tensor:
         """(N, *shape) float32 in [0, 1), with 24 random bits each."""
-        return _uniforms(self.index, [self._base(lane)], math.prod(shape)).reshape(len(self), *shape)
+        return _uniforms(self.index, self._base(lane), math.prod(shape)).reshape(len(self), *shape)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """(N, *shape) float32 standard normal numbers (Box and Muller, 1958)."""
@@ -162,21 +162,43 @@ class Keys:
 def normals(streams: Sequence[Keys], shape: tuple[int, ...]) -> Tensor:
     """(S, N, *shape) float32 standard normal numbers of several streams of the same examples.
 
-    The same numbers as of one stream after another; of small images in little more time than those of one.
+    Two come of each hashed word (Box and Muller, 1958): R cos A for the first half of an image's pixels, R sin A for
+    the other, with 24 random bits for each of R and A. The same numbers as of one stream after another; of small
+    images in little more time than those of one.
     """
-    bases = [keys._base(lane) for lane in (1, 2) for keys in streams]
-    radius, angle = _uniforms(streams[0].index, bases, math.prod(shape)).chunk(2)
-    radius = radius.neg_().log1p_().mul_(-2).sqrt_()
-    return angle.mul_(2 * math.pi).cos_().mul_(radius).reshape(len(streams), len(streams[0]), *shape)
+    pixels = math.prod(shape)
+    half = (pixels + 1) // 2
+    radius, angle = _pairs(streams[0].index, [keys._base(1) for keys in streams], half)
+    radius.mul_(-(2.0**-_BITS)).log1p_().mul_(-2).sqrt_()
+    angle.mul_(2 * math.pi * 2.0**-_BITS)
+    both = torch.cat([radius * angle.cos(), angle.sin_().mul_(radius)[:, : pixels - half]], 1)
+    return both.reshape(len(streams), len(streams[0]), *shape)
 
 
-def _uniforms(index: Tensor, bases: Sequence[int], pixels: int) -> Tensor:
-    """(bases x N, pixels) float32 in [0, 1)."""
+_BITS = 24  # of a word for a number: all that a float32 below 1 holds evenly
+_TOP, _LOW = 64 - _BITS, (1 << _BITS) - 1
+
+
+def _pairs(index: Tensor, bases: Sequence[int], pixels: int) -> tuple[Tensor, Tensor]:
+    """The upper and the lower 24 bits of each word as whole numbers: (bases x N, pixels) float32 twice."""
     if index.device.type != "cpu":
-        words = torch.cat([hashed(index, base, pixels, _FOR_TOP) for base in bases])
-        return words.bitwise_right_shift_(40).bitwise_and_((1 << 24) - 1).to(torch.float32).mul_(2.0**-24)
-    out = np.empty((len(bases) * len(index), pixels), np.float32)
-    for rows, block in hashed_on_cpu(index, bases, pixels, _FOR_TOP):
-        top = np.right_shift(block, _TOP, out=block).view(np.int64)
-        np.multiply(top, np.float32(2.0**-24), out=out[rows], dtype=np.float32, casting="unsafe")
+        words = torch.cat([hashed(index, base, pixels) for base in bases])
+        low = words.bitwise_and(_LOW).to(torch.float32)
+        return words.bitwise_right_shift_(_TOP).bitwise_and_(_LOW).to(torch.float32), low
+    high, low = torch.empty(2, len(bases) * len(index), pixels)
+    for rows, block in hashed_on_cpu(index, bases, pixels):
+        low.numpy()[rows] = np.bitwise_and(block, np.uint64(_LOW)).view(np.int64)
+        high.numpy()[rows] = np.right_shift(block, np.uint64(_TOP), out=block).view(np.int64)
+    return high, low
+
+
+def _uniforms(index: Tensor, base: int, pixels: int) -> Tensor:
+    """(N, pixels) float32 in [0, 1)."""
+    if index.device.type != "cpu":
+        words = hashed(index, base, pixels, _FOR_TOP)
+        return words.bitwise_right_shift_(_TOP).bitwise_and_(_LOW).to(torch.float32).mul_(2.0**-_BITS)
+    out = np.empty((len(index), pixels), np.float32)
+    for rows, block in hashed_on_cpu(index, [base], pixels, _FOR_TOP):
+        top = np.right_shift(block, np.uint64(_TOP), out=block).view(np.int64)
+        np.multiply(top, np.float32(2.0**-_BITS), out=out[rows], dtype=np.float32, casting="unsafe")
     return torch.from_numpy(out)
