@@ -252,7 +252,6 @@ class PGD:
                     part, ones = best.part(rows), None
                     adv, walk, score = adv[going], walk[going], score[going]
                     velocity = None if velocity is None else velocity[going]
-                    jitter.cut(going)
             adv.requires_grad_()
             out = net(adv)
             value = score.value(out)
@@ -264,7 +263,7 @@ class PGD:
             if velocity is not None:
                 velocity.mul_(self.momentum).add_(unit(grad, 1))
                 grad = velocity
-            adv = walk.step(adv, grad, jitter(step))
+            adv = walk.step(adv, grad, jitter(step, rows))
         if best is not None and part is not None:
             with torch.no_grad():
                 out = net(adv)
@@ -294,7 +293,7 @@ class PGD:
             ones = torch.ones_like(value) if ones is None else ones  # as the gradient of a sum, without the sum
             (grad,) = torch.autograd.grad(value, adv, ones)
             adv = adv.detach()
-            left.sub_(score.wrong(out).long())  # of those that left it stays below 0
+            left.add_(score.wrong(out), alpha=-1)  # of those that left it stays below 0
             going = left >= 0
             count = int(going.count_nonzero())
             size = -(-count // height) * height
@@ -305,9 +304,8 @@ class PGD:
                 kept = going.argsort(descending=True, stable=True)[:size]
                 adv, grad, rows, left, going = adv[kept], grad[kept], rows[kept], left[kept], going[kept]
                 walk, score, ones = walk[kept], score[kept], ones[:size]
-                jitter.cut(kept)
             stays = adv.clone() if count < size else None
-            adv = walk.step(adv, grad, jitter(step))
+            adv = walk.step(adv, grad, jitter(step, rows))
             if stays is not None:
                 adv = torch.where(per_example(going), adv, stays, out=stays)
         done[rows] = adv
@@ -332,28 +330,24 @@ class Jitter:
 
     def __init__(self, attack: PGD, keys: Keys, x: Tensor) -> None:
         self.attack, self.keys, self.x = attack, keys, x
-        self._drawn: list[Tensor] = []
-        self._places: Tensor | None = None
+        self.ahead = max(1, AHEAD // max(1, x.numel()))
+        self._drawn: Tensor | None = None
 
-    def cut(self, rows: Tensor) -> None:
-        """From now on only these of the examples go on."""
-        if not self.attack.jitter:
-            return
-        self.keys = self.keys[rows]
-        if self._drawn:
-            self._places = rows if self._places is None else self._places[rows]
-
-    def __call__(self, step: int) -> Tensor | None:
-        """(N, C, H, W) for the examples that go on, or None without jitter. Steps come in their order, from 0."""
+    def __call__(self, step: int, rows: Tensor) -> Tensor | None:
+        """(len(rows), C, H, W) for the rows that still go on, or None without jitter. Steps come in their order."""
         if not self.attack.jitter:
             return None
-        if not self._drawn:
-            ahead = max(1, AHEAD // max(1, len(self.keys) * self.x[0].numel()))
-            steps = range(step, min(step + ahead, self.attack.steps))
-            drawn = normals([self.keys.stream("jitter", step) for step in steps], tuple(self.x.shape[1:]))
-            self._drawn, self._places = list(self.attack.jitter * drawn.to(self.x.dtype))[::-1], None
-        noise = self._drawn.pop()
-        return noise if self._places is None else noise[self._places]
+        if self.ahead == 1:
+            return self._draw(self.keys[rows], [step])[0]
+        if step % self.ahead == 0:
+            self._drawn = self._draw(self.keys, range(step, min(step + self.ahead, self.attack.steps)))
+        assert self._drawn is not None
+        noise = self._drawn[step % self.ahead]
+        return noise if len(rows) == len(self.x) else noise[rows]
+
+    def _draw(self, keys: Keys, steps: Sequence[int]) -> Tensor:
+        drawn = normals([keys.stream("jitter", step) for step in steps], tuple(self.x.shape[1:]))
+        return drawn.to(self.x.dtype).mul_(self.attack.jitter)
 
 
 @dataclass
@@ -388,11 +382,14 @@ class Walk:
         return self.inside(adv) if clamped else adv
 
     def __getitem__(self, rows: Tensor) -> Walk:
-        """The same geometry for some of the examples."""
-        cut: dict[str, Any] = {
-            name: value[rows] for name, value in vars(self).items() if isinstance(value, Tensor) and value.ndim > 0
-        }
-        return Walk(**{**vars(self), **cut})
+        """The same geometry for some of the examples. In L-inf the bounds know where the images are."""
+
+        def cut(part: Any) -> Any:
+            return part[rows] if isinstance(part, Tensor) and part.ndim > 0 else part
+
+        x = self.x if isinstance(self.attack.norm, Linf) else self.x[rows]
+        low, high = cut(self.low), cut(self.high)
+        return Walk(self.attack, x, cut(self.eps), cut(self.mask), low, high, cut(self.size))
 
     def step(self, adv: Tensor, grad: Tensor, noise: Tensor | None = None) -> Tensor:
         """Owns `adv`, which is overwritten in L-inf."""
