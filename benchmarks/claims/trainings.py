@@ -32,9 +32,11 @@ cat_ce = Training("cat_ce", "cat", (CAT_EPOCHS, "cat.inner=ce"))
 cat_kl = Training("cat_kl", "cat", (CAT_EPOCHS, "cat.inner=kl"))
 FAR = 0.25
 cat_far = Training("cat_eps_0.25", "cat", (CAT_EPOCHS, f"cat.eps={FAR}"))
-pgd_at_far = Training("pgd_at_eps_0.25", "pgd_at", (f"pgd_at.eps={FAR}",))
 trades = Training("trades", "trades")
-trades_far = Training("trades_eps_0.25", "trades", (f"trades.eps={FAR}",))
+short_at = Training("pgd_at_15_epochs", "pgd_at", (CAT_EPOCHS,))
+short_at_far = Training("pgd_at_15_epochs_eps_0.25", "pgd_at", (CAT_EPOCHS, f"pgd_at.eps={FAR}"))
+short_trades = Training("trades_15_epochs", "trades", (CAT_EPOCHS,))
+short_trades_far = Training("trades_15_epochs_eps_0.25", "trades", (CAT_EPOCHS, f"trades.eps={FAR}"))
 
 long_at = Training("pgd_at_long", "pgd_at", (LONG, DROPS, FEW), follow="robust")
 long_dac = Training("dac_pgd_at_long", "dac_pgd_at", (LONG, DROPS, FEW), follow="robust")

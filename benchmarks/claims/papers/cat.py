@@ -16,10 +16,10 @@ from benchmarks.claims.trainings import (
     cat_no_mask,
     cat_no_mask_no_weight,
     cat_weak,
-    pgd_at,
-    pgd_at_far,
-    trades,
-    trades_far,
+    short_at,
+    short_at_far,
+    short_trades,
+    short_trades_far,
 )
 
 LARGER = "section 5.2.2, larger perturbation bounds"
@@ -99,7 +99,7 @@ CAT = Paper(
             "cat-larger-eps-at",
             LARGER,
             f"Trained at a larger eps ({FAR} for 0.15), CAT loses less clean accuracy than adversarial training.",
-            (Term(pgd_at, clean), Term(pgd_at_far, clean), Term(cat, clean), Term(cat_far, clean)),
+            (Term(short_at, clean), Term(short_at_far, clean), Term(cat, clean), Term(cat_far, clean)),
             ABOVE,
             combine=more_than,
         ),
@@ -107,7 +107,7 @@ CAT = Paper(
             "cat-larger-eps-trades",
             LARGER,
             "And less than TRADES.",
-            (Term(trades, clean), Term(trades_far, clean), Term(cat, clean), Term(cat_far, clean)),
+            (Term(short_trades, clean), Term(short_trades_far, clean), Term(cat, clean), Term(cat_far, clean)),
             ABOVE,
             combine=more_than,
         ),
