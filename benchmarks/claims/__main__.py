@@ -3,63 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import functools
-import logging
-import multiprocessing
 import os
-import signal
 import sys
 import time
-import traceback
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: each worker has one core
 os.environ.setdefault("TQDM_DISABLE", "1")
 
-import torch
-
 from benchmarks.claims import page
 from benchmarks.claims.papers import PAPERS
-from benchmarks.claims.units import Key, Record, Store, Unit, units_of, work
+from benchmarks.claims.units import Key, Record, Store, Unit, units_of
+from benchmarks.claims.workers import attempts
 
 SEEDS = (0, 1, 2)
 RESULTS, PAGE = Path("runs/claims"), Path("docs/claims.md")
-
-
-def attempt(unit: Unit, quick: bool) -> tuple[Unit, dict[str, Any] | str]:
-    """A unit's record, or why there is none."""
-    try:
-        return unit, work(unit, quick)
-    except Exception as error:
-        return unit, f"{error.__class__.__name__}: {error}\n{traceback.format_exc()}"
-
-
-def prepare_worker() -> None:
-    """Ctrl-C is the parent's business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    quieten()
-
-
-def quieten() -> None:
-    torch.set_num_threads(1)
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-
-
-@contextmanager
-def attempts(units: Sequence[Unit], jobs: int, quick: bool) -> Iterator[Iterator[tuple[Unit, dict[str, Any] | str]]]:
-    """The units' results as they come, here for one job, in processes of their own for more."""
-    one = functools.partial(attempt, quick=quick)
-    if jobs == 1:
-        quieten()
-        yield map(one, units)
-        return
-    with multiprocessing.get_context("spawn").Pool(jobs, prepare_worker) as pool:
-        yield pool.imap_unordered(one, units)
 
 
 def left(pending: Sequence[Unit], done: dict[Key, Record], elapsed: float, spent: float) -> str:
