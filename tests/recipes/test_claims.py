@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks.claims import __main__ as command
-from benchmarks.claims import intervals, page, units
+from benchmarks.claims import intervals, page, units, workers
 from benchmarks.claims.intervals import (
     ABOVE,
     BELOW,
@@ -149,10 +151,24 @@ def test_a_second_call_trains_nothing(trial, monkeypatch):
     def never(*_: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(command, "attempt", never)
+    monkeypatch.setattr(workers, "attempt", never)
     before = (trial / "quick.jsonl").read_text()
     assert command.main(["--quick", "--jobs", "1", "--only", "pc_lc", "--results", str(trial)]) == 0
     assert (trial / "quick.jsonl").read_text() == before
+
+
+@pytest.mark.slow
+def test_two_workers_of_the_command_give_the_same(trial, tmp_path):
+    """The command itself, as `make claims` calls it: its workers are processes that import what they run."""
+    lines = (trial / "quick.jsonl").read_text().splitlines()
+    (tmp_path / "quick.jsonl").write_text("\n".join(lines[:-2]) + "\n")
+    command_line = [sys.executable, "-m", "benchmarks.claims", "--quick", "--jobs", "2", "--only", "pc_lc"]
+    subprocess.run([*command_line, "--results", str(tmp_path)], cwd=ROOT, check=True, timeout=600)
+    found = [json.loads(line) for line in (tmp_path / "quick.jsonl").read_text().splitlines()]
+    wanted = [json.loads(line) for line in lines]
+    assert {record["training"]: record["values"] for record in found} == {
+        record["training"]: record["values"] for record in wanted
+    }
 
 
 def test_what_is_missing_can_be_asked_for(trial, tmp_path, capsys):
@@ -183,7 +199,7 @@ def test_an_interrupted_call_keeps_what_is_finished(trial, tmp_path, monkeypatch
         tried.append(unit.training.name)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(command, "attempt", interrupted)
+    monkeypatch.setattr(workers, "attempt", interrupted)
     assert command.main(["--quick", "--jobs", "1", "--only", "pc_lc", "--results", str(tmp_path)]) == 130
     assert "finished units are kept" in capsys.readouterr().err
     assert tried == [json.loads(lines[2])["training"]]
@@ -197,7 +213,7 @@ def test_a_failed_unit_is_named_and_the_others_are_kept(trial, tmp_path, monkeyp
     def one_fails(unit: units.Unit, quick: bool) -> tuple[units.Unit, object]:
         return unit, "ConfigError: no such thing" if unit.training.name == "pc_lc" else records[unit.training.name]
 
-    monkeypatch.setattr(command, "attempt", one_fails)
+    monkeypatch.setattr(workers, "attempt", one_fails)
     assert command.main(["--quick", "--jobs", "1", "--only", "pc_lc", "--results", str(tmp_path)]) == 1
     assert "failed: pc_lc, seed 0: ConfigError: no such thing" in capsys.readouterr().err
     text = (tmp_path / "quick.md").read_text()
