@@ -101,6 +101,7 @@ class Limit:
 
     Attributes:
         steps: steps of training that the counts are of, where one step needs other passes than the next.
+        order: the numbers of the pieces as those steps take them; without it each comes `count` times in turn.
     """
 
     model: nn.Module
@@ -109,6 +110,7 @@ class Limit:
     repeat: int = 5
     pieces: list[Piece] = field(default_factory=list)
     steps: int = 1
+    order: list[int] = field(default_factory=list)
 
     def attack(self, count: float, inner: Inner = inner_cross_entropy, rows: slice = ALL) -> Limit:
         """Forward in eval mode and back to the images, `count` times."""
@@ -204,7 +206,9 @@ class Limit:
             raise ValueError(f"the counts are of {self.steps} steps, which {steps} is no multiple of")
         if any(piece.count != int(piece.count) for piece in self.pieces):
             raise ValueError("a share of a pass has no place in a sequence; count it as a pass of some of the rows")
-        sequence = [piece.fastest_pass() for piece in self.pieces for _ in range(int(piece.count))]
+        passes = [piece.fastest_pass() for piece in self.pieces]
+        in_turn = [number for number, piece in enumerate(self.pieces) for _ in range(int(piece.count))]
+        sequence = [passes[number] for number in self.order or in_turn]
 
         def run() -> None:
             for _ in range(steps // self.steps):

@@ -8,6 +8,7 @@ task's eps, steps and step size where they attack.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -165,21 +166,29 @@ def stopped(make: Callable[[Task], Sequence[Ingredient]]) -> Callable[[Task, Lim
     def bound(task: Task, limit: Limit) -> Limit:
         attack = Plan.of(make(task), Facts(task.n_classes, task.shape)).compose(0).at(Progress(0.0, 1.0)).attack
         assert attack is not None
-        model, sizes = copy.deepcopy(limit.model).eval(), []
+        model = copy.deepcopy(limit.model).eval()
+        sizes: list[list[int]] = []
 
         def counted(images: Tensor) -> Outputs:
-            sizes.append(len(images))
+            sizes[-1].append(len(images))
             return Outputs(model(images))
 
         for number, batch in enumerate(ArrayBatches(*task.data(), task.batch_size, SEED).epoch(0)):
+            sizes.append([])
             keys = Keys(SEED, 0, batch.index, step=number)
             attack.craft(counted, batch.x, ce.bind(counted, batch.x, batch.y), keys)
         limit.steps = task.batches
-        for size, count in Counter(sizes).items():
+        numbers: dict[int, list[int]] = {}
+        for size, count in Counter(itertools.chain(*sizes)).items():
+            before = len(limit.pieces)
             limit.attack(count, rows=slice(0, size))
             if attack.jitter:
                 limit.add("jitter", jitter, count, slice(0, size))
-        return limit.train(count=task.batches)
+            numbers[size] = list(range(before, len(limit.pieces)))
+        limit.train(count=task.batches)
+        last = len(limit.pieces) - 1
+        limit.order = [n for passes in sizes for n in [*(n for size in passes for n in numbers[size]), last]]
+        return limit
 
     return bound
 
