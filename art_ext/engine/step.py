@@ -106,9 +106,10 @@ class Step:
         with self.run.crafting(self.net, bn, self.x) as net:
 
             def counted(x: Tensor) -> Outputs:
-                self.spent.forwards += len(x)
+                rows = x.shape[0]
+                self.spent.forwards += rows
                 if x.requires_grad and torch.is_grad_enabled():
-                    self.spent.backwards += len(x)
+                    self.spent.backwards += rows
                 return net(x)
 
             yield counted

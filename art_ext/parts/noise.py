@@ -126,7 +126,8 @@ class Keys:
 
     def stream(self, name: str, number: int = 0) -> Keys:
         """An independent set of keys: one for each use ("start", "radius") and restart."""
-        return replace(self, salt=mix_int(self.salt, zlib.crc32(name.encode()), number))
+        salt = mix_int(self.salt, zlib.crc32(name.encode()), number)
+        return Keys(self.seed, self.draw, self.index, salt, self.step)
 
     def of_batch(self) -> Keys:
         """Keys by (seed, step): every example of the batch draws the same number."""
