@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -15,12 +16,20 @@ from art_ext.engine.fit import Fit
 from art_ext.engine.net import Net
 from art_ext.engine.run import Run
 from art_ext.engine.step import COST
+from art_ext.entries import EvaluationContext
+from art_ext.evaluation.asked import asked_attacks
+from art_ext.evaluation.evaluation import FALLS_EARLY
+from art_ext.evaluation.lineup import Planned, build_lineup, effort
+from art_ext.evaluation.subject import adaptive_of
 from art_ext.evaluation.suite import Evaluator, informed
+from art_ext.evaluation.suites import suite_named
 from art_ext.host.job import Job, prepare
 from art_ext.host.recipe import Recipe
-from art_ext.host.roles import remarks, roles_of
+from art_ext.host.roles import Role, remarks, roles_of
 from art_ext.host.training import build
-from art_ext.plan import Plan
+from art_ext.lifecycle.roles import UNDEFENDED
+from art_ext.parts.attacks import PGD, Attack
+from art_ext.parts.detectors import Confidence
 from art_ext.types import Progress
 
 PROBES = 5
@@ -44,20 +53,46 @@ def dry_run(recipe: Recipe, echo: Callable[[str], None], *, trust: bool = False)
         echo(f"  {slot.ljust(width)}  {part}  [{owner}]")
     for name, attack in job.attacks(plan):
         echo(f"evaluate  {name}: {attack}")
-    total = sum(_cost(job, job.plan(used), echo) for used in ([(), job.ingredients] if job.ingredients else [()]))
-    echo(f"time      about {_duration(total)} in all, from {PROBES} probe steps each")
+    roles = roles_of(job)
+    paces = [_pace(role, echo) for role in roles]
+    training = sum(pace.training for pace in paces)
+    evaluation = sum(_work(role, roles) * pace.pass_seconds for role, pace in zip(roles, paces, strict=True))
+    echo(
+        f"time      about {_duration(training)} of training and up to {_duration(evaluation)} of evaluation, from "
+        f"{PROBES} probe steps each"
+    )
     echo(f"memory    {_peak(Run(job.settings, job.train.seed).device):,.0f} MiB at the peak of these steps")
     echo("nothing was trained or written")
 
 
-def _cost(job: Job, plan: Plan, echo: Callable[[str], None]) -> float:
-    """Seconds that one training with its evaluation would take; prints the passes of a step."""
-    train = job.train
-    run = Run(job.settings, train.seed)
+@dataclass(frozen=True)
+class _Pace:
+    """What probe steps of a role say.
+
+    Attributes:
+        training: seconds that it would train, with its looks at held-out images.
+        pass_seconds: of one image's forward pass; a backward one counts as two.
+    """
+
+    training: float
+    pass_seconds: float
+
+
+def _pace(role: Role, echo: Callable[[str], None]) -> _Pace:
+    """Takes probe steps; prints the passes of one."""
+    job, plan = role.job, role.plan
+    run = Run(job.settings, job.train.seed)
     _, net = build(job, plan, run)
-    fit = Fit(plan, net, job.optimizer(net.module), run, epochs=train.epochs)
-    fit.parts = plan.compose().at(Progress(train.epochs / 2, train.epochs))
+    fit = Fit(plan, net, job.optimizer(net.module), run, epochs=job.train.epochs)
+    fit.parts = plan.compose().at(Progress(job.train.epochs / 2, job.train.epochs))
     batches = job.batches(run.device)
+    adversary = informed(plan, job.threat)[0][1]
+    if isinstance(adversary, PGD):  # the probe's network has learnt nothing, and its images would fall at once
+        adversary = replace(adversary, stop_when_wrong=False)
+    each = _attack_seconds(job, net, adversary)
+    pass_seconds = each / Planned("", adversary, "gradient").work
+    if role.as_it_is:
+        return _Pace(0.0, pass_seconds)
     times = []
     for batch in islice(_forever(batches), PROBES):
         began = time.perf_counter()
@@ -70,18 +105,43 @@ def _cost(job: Job, plan: Plan, echo: Callable[[str], None]) -> float:
         f"{logs[COST + 'backwards'] / len(batch.x):.1f} backward passes an image, "
         f"{step * 1000:.0f} ms for {len(batch.x)} images"
     )
-    each = _attack_seconds(job, plan, net)
-    looks = train.epochs * len(job.held_out) + len(job.data.test) * len(job.attacks(plan)) * 2
-    return train.epochs * batches.per_epoch * step + looks * each
+    return _Pace(role.epochs * (batches.per_epoch * step + len(job.held_out) * each), pass_seconds)
 
 
-def _attack_seconds(job: Job, plan: Plan, net: Net) -> float:
-    """Seconds an image takes under the held-out adversary."""
+def _work(role: Role, roles: Sequence[Role]) -> float:
+    """Passes of single images, a backward one as two, that a role's evaluation takes where every image stands to the
+    end: the recipe's attacks, and its suite on all roles but the undefended one, which falls early."""
+    job, plan, n = role.job, role.plan, len(role.job.data.test)
+    listed = sum(Planned(name, attack, "gradient").work for name, attack in job.attacks(plan))
+    bare = role.name == UNDEFENDED
+    if job.recipe.suite == "none" or (bare and len(roles) > 1):
+        return n * listed * (FALLS_EARLY if bare else 1)
+    suite, threat = suite_named(job.recipe.suite), job.threat
+    detectors = plan.compose().detectors
+    context = EvaluationContext(plan, threat.norm, threat.eps, threat.clip, detectors=detectors)
+    lineup = build_lineup(
+        plan,
+        threat,
+        suite,
+        job.catalogue.attacks,
+        context,
+        extra=asked_attacks(job.recipe.attacks(job.catalogue), context, []),
+        adaptive=adaptive_of(role.ingredients),
+        confidence=None if detectors else Confidence(),
+    )
+    rounds, steps = suite.curve
+    own = sum(one.work for one in [*lineup.planned, *effort(threat, *suite.effort)]) + 3 * rounds * steps
+    other = sum(one.work for one in lineup.planned if one.family != "informed" and one.bounded(threat))
+    return n * (listed + own + (FALLS_EARLY * other if any(one.name == UNDEFENDED for one in roles) else 0))
+
+
+def _attack_seconds(job: Job, net: Net, attack: Attack) -> float:
+    """Seconds an image takes under an attack."""
     evaluator = Evaluator(net, job.held_out.x, job.held_out.y, device=next(net.parameters()).device)
     index = torch.arange(min(PROBE_IMAGES, len(job.held_out)))
-    evaluator.craft(informed(plan, job.threat)[0][1], index)
+    evaluator.craft(attack, index)
     began = time.perf_counter()
-    evaluator.craft(informed(plan, job.threat)[0][1], index)
+    evaluator.craft(attack, index)
     return (time.perf_counter() - began) / len(index)
 
 

@@ -151,9 +151,26 @@ def test_a_dry_run_trains_and_writes_nothing(tmp_path, capsys):
     assert re.search(r"small_cnn: [\d,]+ parameters", out)
     assert "1.0 forward and 1.0 backward passes an image" in out  # undefended
     assert "3.5 forward and 3.5 backward passes an image" in out  # half the rows: 5 steps, and the training pass of all
-    assert "time" in out
+    steps = [line.split()[1].rstrip(":") for line in out.splitlines() if line.startswith("step ")]
+    assert steps == ["undefended", "pgd_at", "pgd_at"], "each training of the run, the one beside included"
+    assert re.search(r"^time +about \d+ \w+ of training and up to \d+ \w+ of evaluation, from 5 probe", out, re.M)
     assert "MiB" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_counts_the_evaluation_that_the_recipe_asks_for(capsys):
+    recipe = str(ROOT / "recipes" / "digits" / "pgd_at.yaml")
+
+    def seconds(*changes: str) -> float:
+        words = [word for change in ("train.threads=1", *changes) for word in ("--set", change)]
+        assert run("harden", recipe, "--dry-run", *words) == 0
+        amount, unit = re.search(r"up to (\d+) (s|min|h) of evaluation", capsys.readouterr().out).groups()
+        return int(amount) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+    none = seconds("suite=none", "evaluate=[{pgd: {steps: 10}}]")
+    long = seconds("suite=none", "evaluate=[{pgd: {steps: 1000}}]")
+    assert long > 20 * max(none, 1)
+    assert seconds("evaluate=[{pgd: {steps: 10}}]") > none + 1
 
 
 def test_a_saturating_defence_under_cross_entropy_alone_is_flagged(tmp_path):
