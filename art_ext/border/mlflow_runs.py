@@ -9,17 +9,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from art_ext.border.mlflow_manners import impatient, one_line, quiet
 from art_ext.border.mlflow_outbox import is_running
+from art_ext.border.mlflow_store import client_of
 from art_ext.border.mlflow_where import Tracking
 from art_ext.errors import ConfigError, ModelError, did_you_mean
 from art_ext.secrets import masked
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 __all__ = ["TrackedRun", "artifact", "complaint", "end_run", "evaluations_of", "find_run", "open_runs", "runs_of"]
 
@@ -70,7 +68,7 @@ def complaint(tracking: Tracking, seconds: float = 3.0) -> str | None:
         return f"no answer within {seconds:g} s" if isinstance(reason, TimeoutError) else masked(one_line(reason))
     try:  # what /health says needs no password
         with impatient(max(1, int(seconds)), retries=0), quiet():
-            _client(tracking.uri).search_experiments(max_results=1)
+            client_of(tracking.uri).search_experiments(max_results=1)
     except Exception as error:
         return masked(one_line(error))
     return None
@@ -79,7 +77,7 @@ def complaint(tracking: Tracking, seconds: float = 3.0) -> str | None:
 def open_runs(tracking: Tracking) -> list[TrackedRun]:
     """Runs that this machine began and that were left RUNNING when their process ended."""
     with _asking("the runs"):
-        client = _client(tracking.uri)
+        client = client_of(tracking.uri)
         ids = [experiment.experiment_id for experiment in client.search_experiments()]
         found = client.search_runs(ids, "attributes.status = 'RUNNING'", max_results=_PAGE) if ids else []
         return [run for run in map(_run, found) if run.left_open]
@@ -92,13 +90,13 @@ def find_run(uri: str, run_id: str) -> TrackedRun:
         ModelError: where there is none, or the server cannot be asked.
     """
     with _asking(f"the run {run_id}"):
-        return _run(_client(uri).get_run(run_id))
+        return _run(client_of(uri).get_run(run_id))
 
 
 def end_run(uri: str, run_id: str, status: str = "KILLED") -> None:
     """Sets the status of a run that ended without saying so."""
     with _asking(f"the run {run_id}"):
-        _client(uri).set_terminated(run_id, status=status)
+        client_of(uri).set_terminated(run_id, status=status)
 
 
 def runs_of(uri: str, experiment: str) -> list[TrackedRun]:
@@ -109,7 +107,7 @@ def runs_of(uri: str, experiment: str) -> list[TrackedRun]:
         ModelError: where the server cannot be asked.
     """
     with _asking(f"the experiment {experiment}"):
-        client = _client(uri)
+        client = client_of(uri)
         known = client.get_experiment_by_name(experiment)
         if known is not None:
             return [_run(run) for run in client.search_runs([known.experiment_id], max_results=_PAGE)]
@@ -120,7 +118,7 @@ def runs_of(uri: str, experiment: str) -> list[TrackedRun]:
 def evaluations_of(uri: str, digest: str) -> list[TrackedRun]:
     """Runs that hold an evaluation of the network of that digest, the latest first."""
     with _asking("the evaluations"):
-        client = _client(uri)
+        client = client_of(uri)
         ids = [experiment.experiment_id for experiment in client.search_experiments()]
         wanted = f"tags.`art_ext.evaluates` = '{digest}'"
         return [_run(run) for run in client.search_runs(ids, wanted, max_results=10)] if ids else []
@@ -137,7 +135,7 @@ def artifact(uri: str, run_id: str, folder: str) -> Iterator[Path | None]:
         raise ConfigError(f"an artifact cannot be named {folder!r}; use a relative path without '..'")
     with tempfile.TemporaryDirectory(prefix="art_ext-artifact-") as place:
         with _asking(f"the artifacts of the run {run_id}"):
-            client = _client(uri)
+            client = client_of(uri)
             held = bool(client.list_artifacts(run_id, folder))
             path = Path(client.download_artifacts(run_id, folder, place)) if held else None
         yield path
@@ -149,12 +147,6 @@ def _run(run: Any) -> TrackedRun:
     return TrackedRun(
         run.info.run_id, name, run.info.status, run.info.experiment_id, data.metrics, data.params, data.tags
     )
-
-
-def _client(uri: str) -> MlflowClient:
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=uri)
 
 
 @contextmanager

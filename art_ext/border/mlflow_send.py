@@ -18,6 +18,7 @@ from art_ext.border import mlflow_registry
 from art_ext.border.mlflow_manners import one_line
 from art_ext.border.mlflow_names import NAME_LENGTH, cleaned_keys
 from art_ext.border.mlflow_outbox import ARTIFACTS, MODEL, Opening, Position, file_digest
+from art_ext.border.mlflow_store import client_of
 from art_ext.engine.journal import FILE, Entry, read_from
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ class Sender:
             Exception: of MLflow or of the network, for what did not arrive.
         """
         if self._client is None:
-            from mlflow import MlflowClient
-
-            self._client = MlflowClient(tracking_uri=self.uri)
+            self._client = client_of(self.uri)
         client, opening = self._client, Opening.load(self.folder)
         if opening is None:
             raise FileNotFoundError(f"{self.folder} holds no outbox.json; nothing says what to send")
