@@ -180,12 +180,21 @@ _BITS = 24  # of a word for a number: all that a float32 below 1 holds evenly
 _TOP, _LOW = 64 - _BITS, (1 << _BITS) - 1
 
 
+def upper(words: Tensor) -> Tensor:
+    """The upper 24 bits of int64 words as whole numbers, float32."""
+    return (words >> _TOP).bitwise_and_(_LOW).to(torch.float32)
+
+
+def lower(words: Tensor) -> Tensor:
+    """The lower 24 bits of int64 words as whole numbers, float32."""
+    return words.bitwise_and(_LOW).to(torch.float32)
+
+
 def _pairs(index: Tensor, bases: Sequence[int], pixels: int) -> tuple[Tensor, Tensor]:
     """The upper and the lower 24 bits of each word as whole numbers: (bases x N, pixels) float32 twice."""
     if index.device.type != "cpu":
         words = torch.cat([hashed(index, base, pixels) for base in bases])
-        low = words.bitwise_and(_LOW).to(torch.float32)
-        return words.bitwise_right_shift_(_TOP).bitwise_and_(_LOW).to(torch.float32), low
+        return upper(words), lower(words)
     high, low = torch.empty(2, len(bases) * len(index), pixels)
     for rows, block in hashed_on_cpu(index, bases, pixels):
         low.numpy()[rows] = np.bitwise_and(block, np.uint64(_LOW)).view(np.int64)
@@ -196,8 +205,7 @@ def _pairs(index: Tensor, bases: Sequence[int], pixels: int) -> tuple[Tensor, Te
 def _uniforms(index: Tensor, base: int, pixels: int) -> Tensor:
     """(N, pixels) float32 in [0, 1)."""
     if index.device.type != "cpu":
-        words = hashed(index, base, pixels, _FOR_TOP)
-        return words.bitwise_right_shift_(_TOP).bitwise_and_(_LOW).to(torch.float32).mul_(2.0**-_BITS)
+        return upper(hashed(index, base, pixels, _FOR_TOP)).mul_(2.0**-_BITS)
     out = np.empty((len(index), pixels), np.float32)
     for rows, block in hashed_on_cpu(index, [base], pixels, _FOR_TOP):
         top = np.right_shift(block, np.uint64(_TOP), out=block).view(np.int64)

@@ -1,12 +1,13 @@
 """Keyed noise: what an example draws depends on its own key alone, and is distributed as promised."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from scipy import stats
 
-from art_ext.parts.noise import Keys, hashed, hashed_on_cpu, mix, mix_int, normals
+from art_ext.parts.noise import Keys, hashed, hashed_on_cpu, lower, mix, mix_int, normals, upper
 from art_ext.parts.ranges import Uniform, largest
 
 SHAPE = (3, 4, 5)
@@ -65,6 +66,44 @@ def test_the_noise_is_the_same_everywhere_and_always():
     assert words.tolist() == _by_hand(0, 0, keys.salt, 0, [0, 1], 2)
     uniform = [[(word >> 40 & (1 << 24) - 1) / 2**24 for word in row] for row in words.tolist()]
     assert keys.uniform((2,)).tolist() == uniform
+
+
+def test_two_normal_numbers_come_of_each_word():
+    """Box and Muller's pair, from Python's own arithmetic; the last pixel of an odd number has no partner."""
+    keys = Keys(3, 1, torch.tensor([0, 5])).stream("start")
+    words = _by_hand(3, 1, keys.salt, 1, [0, 5], 3)
+    found = keys.normal((5,))
+    for row, of_example in zip(found.tolist(), words, strict=True):
+        pairs = [_box_muller(word) for word in of_example]
+        assert row == pytest.approx([a for a, _ in pairs] + [b for _, b in pairs][:2], abs=2e-6)
+
+
+def _box_muller(word):
+    u, v = (word >> 40 & (1 << 24) - 1) / 2**24, (word & (1 << 24) - 1) / 2**24
+    radius = math.sqrt(-2 * math.log1p(-u))
+    return radius * math.cos(2 * math.pi * v), radius * math.sin(2 * math.pi * v)
+
+
+def test_the_bits_of_a_device_are_those_of_the_cpu():
+    """What a device takes of the words gives the numbers that the CPU draws from numpy's."""
+    keys = Keys(0, 4, torch.tensor([7, 2**40]))
+    words = keys.words((300,))
+    assert torch.equal(upper(words) * 2.0**-24, keys.uniform((300,)))
+    first = mix(torch.arange(1000), 2)
+    assert torch.equal(upper(first), upper(mix(torch.arange(1000)))), "the last round does not reach the upper bits"
+    pair = hashed(keys.index, mix_int(0, 4, 0, 1), 150)
+    radius = torch.sqrt(-2 * torch.log1p(-upper(pair) * 2.0**-24))
+    angle = lower(pair) * (2 * math.pi * 2.0**-24)
+    wanted = torch.cat([radius * angle.cos(), radius * angle.sin()], 1)
+    torch.testing.assert_close(keys.normal((300,)), wanted, rtol=0, atol=1e-6)
+
+
+def test_the_halves_of_an_image_s_normal_noise_are_independent():
+    z = _keys(range(400)).normal((1000,)).double()
+    a, b = z[:, :500].flatten(), z[:, 500:].flatten()
+    for left, right in ((a, b), (a**2, b**2), (a.abs(), b), (a, b.abs()), (a**3, b)):
+        assert _correlation(left, right) < 5 / len(a) ** 0.5
+    assert stats.kstest(z[:, 500:].flatten().numpy(), "norm").pvalue > 1e-3
 
 
 def _by_hand(seed, draw, salt, lane, index, pixels):
