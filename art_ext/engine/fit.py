@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -231,7 +231,7 @@ class Fit:
                     raise shortage(self.run.step, len(batch.x), reason) from None
             else:
                 self.run.step += 1
-                for name, value in asdict(step.spent).items():
+                for name, value in vars(step.spent).items():
                     step.log(f"{COST}{name}", value)
                 return step.logs
             self._take_smaller_pieces(len(batch.x))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeGuard
 
@@ -91,7 +91,9 @@ class Twin:
     def __init__(self, net: Net, example: Tensor, folded: list[tuple[str, str]] | None = None) -> None:
         self.source = net
         self.net = alias(net)
-        self._shared = self._addresses(self.net)
+        self._shared = addresses(tables_of(self.net))  # before anything is folded, all tensors are the source's
+        self._tables = tables_of(net)
+        self._children = [(module._modules, tuple(module._modules.values())) for module in net.modules()]
         if folded is None:
             with unused(net):
                 names = foldable_pairs(self.net, example)
@@ -106,8 +108,10 @@ class Twin:
 
     @property
     def stale(self) -> bool:
-        """Whether the source got new tensors since (`p.data = ...`), so that a new twin is needed."""
-        return self._addresses(self.source) != self._shared
+        """Whether the source got new tensors (`p.data = ...`) or modules since, so that a new twin is needed."""
+        if any(tuple(present.values()) != known for present, known in self._children):
+            return True
+        return addresses(self._tables) != self._shared
 
     @torch.no_grad()
     def refresh(self) -> Forward:
@@ -115,10 +119,6 @@ class Twin:
         for pair in self._pairs:
             pair.fold()
         return self
-
-    def _addresses(self, net: Net) -> list[int]:
-        # Called on the twin before anything is folded, on the source afterwards: equal while shared.
-        return [t.data_ptr() for t in tensors_of(net)]
 
 
 def align_gradients(net: Net, example: Tensor) -> list[str]:
@@ -181,17 +181,17 @@ def _is_channels_last(out: object) -> TypeGuard[Tensor]:
     )
 
 
-def tensors_of(module: nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers below a module, shared ones as often as they occur.
+Table = Mapping[str, Tensor | None]
 
-    Much quicker than `parameters()`, which makes names: this runs at every step.
-    """
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None:
-            yield tensor
-    for child in module._modules.values():
-        if child is not None:
-            yield from tensors_of(child)
+
+def tables_of(net: nn.Module) -> list[Table]:
+    """Where its modules keep their parameters and buffers, in order: looked at in every step, without making names."""
+    return [table for module in net.modules() for table in (module._parameters, module._buffers)]
+
+
+def addresses(tables: Sequence[Table]) -> list[int]:
+    """Where in memory the tensors are that stand there now."""
+    return [tensor.data_ptr() for table in tables for tensor in table.values() if tensor is not None]
 
 
 class Pair:

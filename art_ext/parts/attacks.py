@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, Self
 
 import torch
@@ -174,9 +174,9 @@ class PGD:
 
     def at(self, progress: Progress) -> Self:
         """The attack at a moment: each option that has `at(progress)` gives way to its present value."""
-        values: dict[str, Any] = {option.name: getattr(self, option.name) for option in fields(self)}
-        present = {name: value.at(progress) for name, value in values.items() if hasattr(value, "at")}
-        changed = {name: value for name, value in present.items() if value is not values[name]}
+        options: dict[str, Any] = vars(self)
+        present = {name: value.at(progress) for name, value in options.items() if hasattr(value, "at")}
+        changed = {name: value for name, value in present.items() if value is not options[name]}
         return replace(self, **changed) if changed else self
 
     def raising(self, objective: Objective) -> Self:
@@ -364,16 +364,16 @@ class Walk:
 
     @classmethod
     def of(cls, attack: PGD, x: Tensor, eps: Eps, mask: Tensor | None) -> Walk:
-        low, high = (torch.tensor(bound, dtype=x.dtype, device=x.device) for bound in attack.clip)
         asked = attack.step_size
         size: Eps = attack.norm.usual_step(eps, attack.steps) if asked is None else asked  # type: ignore[assignment]
         if isinstance(asked, OfEps):
             size = asked.share * eps
-        if not isinstance(attack.norm, Linf):
-            return cls(attack, x, eps, mask, low, high, size)
-        # In L-inf, ball and box are one box a pixel; a mask narrows it.
-        reach = eps if mask is None else mask * eps
-        return cls(attack, x, eps, mask, (x - reach).clamp_(min=low), (x + reach).clamp_(max=high), size)
+        low, high = attack.clip
+        if isinstance(attack.norm, Linf):  # ball and box are one box a pixel; a mask narrows it
+            reach = eps if mask is None else mask * eps
+            return cls(attack, x, eps, mask, (x - reach).clamp_(min=low), (x + reach).clamp_(max=high), size)
+        bounds = [torch.tensor(bound, dtype=x.dtype, device=x.device) for bound in (low, high)]
+        return cls(attack, x, eps, mask, bounds[0], bounds[1], size)
 
     def begin(self, delta: Tensor, *, clamped: bool) -> Tensor:
         if self.mask is not None:

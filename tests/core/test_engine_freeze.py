@@ -183,17 +183,26 @@ def test_twins_follow_weights_and_statistics_updated_in_place(folds, build):
     assert crafter._twin is twin
 
 
-@pytest.mark.parametrize("replaced", ["parameter", "statistics"])
+@pytest.mark.parametrize("replaced", ["data", "parameter", "statistics", "module", "added", "dropped"])
 def test_twins_are_remade_after_tensors_were_replaced(replaced):
     net, x, crafter = made(NETS["conv bn"][1]), images(), Crafter()
     crafted(crafter, net, x)
     twin = crafter._twin
     assert not twin.stale
     conv, bn = net.module[0], net.module[1]
-    if replaced == "parameter":
+    if replaced == "data":
         conv.weight.data = conv.weight.data * 2
-    else:
+    elif replaced == "parameter":
+        conv.weight = nn.Parameter(conv.weight.detach() * 2)
+    elif replaced == "statistics":
         bn.running_mean = bn.running_mean + 1
+    elif replaced == "module":
+        net.module[0] = copy.deepcopy(conv)
+        net.module[0].weight.data.mul_(2)
+    elif replaced == "added":
+        conv.register_parameter("bias", nn.Parameter(torch.ones(conv.out_channels, dtype=conv.weight.dtype)))
+    else:
+        net.module[1] = nn.Identity()
     assert twin.stale
     assert_same(crafted(crafter, net, x), plain(net, x))
     assert crafter._twin is not twin
