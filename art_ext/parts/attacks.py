@@ -296,18 +296,18 @@ class PGD:
             left.add_(score.wrong(out), alpha=-1)  # of those that left it stays below 0
             going = left >= 0
             count = int(going.count_nonzero())
-            if count == 0:
-                break
-            stays = adv.clone() if count < len(adv) else None
+            size = -(-count // height) * height
+            if size < len(adv):
+                done[rows] = adv
+                if count == 0:
+                    return whole.inside(done)
+                kept = going.argsort(descending=True, stable=True)[:size]
+                adv, grad, rows, left, going = adv[kept], grad[kept], rows[kept], left[kept], going[kept]
+                walk, score, ones = walk[kept], score[kept], ones[:size]
+            stays = adv.clone() if count < size else None
             adv = walk.step(adv, grad, jitter(step, rows))
             if stays is not None:
                 adv = torch.where(per_example(going), adv, stays, out=stays)
-            size = -(-count // height) * height
-            if size < len(adv) and step < self.steps - 1:
-                done[rows] = adv
-                kept = going.argsort(descending=True, stable=True)[:size]
-                adv, rows, left, ones = adv[kept], rows[kept], left[kept], ones[:size]
-                walk, score = walk[kept], score[kept]
         done[rows] = adv
         return whole.inside(done)
 

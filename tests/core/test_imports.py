@@ -56,6 +56,7 @@ OWNERS = {
     "timm": ("border/timm", "border/networks"),
     "huggingface_hub": ("border/timm",),
     "mlflow": ("border/mlflow",),
+    "filelock": ("border/mlflow_store",),
     "lightning_fabric": ("engine/run",),
     "pyarrow": ("evaluation/examples",),
     "pluggy": ("host/",),
