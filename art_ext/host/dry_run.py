@@ -56,7 +56,10 @@ def dry_run(recipe: Recipe, echo: Callable[[str], None], *, trust: bool = False)
     roles = roles_of(job)
     paces = [_pace(role, echo) for role in roles]
     training = sum(pace.training for pace in paces)
-    evaluation = sum(_work(role, roles) * pace.pass_seconds for role, pace in zip(roles, paces, strict=True))
+    works = [_work(role, roles) for role in roles]
+    evaluation = sum(work * pace.pass_seconds for work, pace in zip(works, paces, strict=True))
+    passes = sum(works) / len(job.data.test)
+    echo(f"evaluate  up to {passes:,.0f} passes a test image in all, a backward one counted as two")
     echo(
         f"time      about {_duration(training)} of training and up to {_duration(evaluation)} of evaluation, from "
         f"{PROBES} probe steps each"
