@@ -34,10 +34,17 @@ def logging_stays_on() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def nobody_sends() -> None:
-    """No sender of an earlier test still tries: HTTP clients draw their pauses from Python's global generator."""
-    for thread in threading.enumerate():
-        if thread.name == "art_ext-mlflow":
-            thread.join(120)
+    """The senders of earlier tests have ended: HTTP clients draw their pauses from Python's global generator.
+
+    A test that ends as a crash does leaves a sender that waits for more until the process ends.
+    """
+    senders = [thread for thread in threading.enumerate() if thread.name == "art_ext-mlflow"]
+    for thread in senders:
+        if (loop := vars(thread).get("_target")) is not None:
+            loop.__self__.flush(0)
+    for thread in senders:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +78,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
         yield started
     finally:
         started.kill()
-
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 
 _SERVER_WAIT = 120
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a dozen processes a server, which nothing here needs
 
 
 def free_port() -> int:
@@ -42,7 +43,7 @@ class Server:
                 cwd=folder,
                 stdout=log,
                 stderr=log,
-                env={**clean, "DO_NOT_TRACK": "true"},
+                env={**clean, **NO_JOBS, "DO_NOT_TRACK": "true"},
                 start_new_session=True,  # its workers are in its group, and end with it
             )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from mlflow_servers import free_port
+from mlflow_servers import NO_JOBS, free_port
 
 from art_ext.border.mlflow_outbox import Position
 from art_ext.engine.journal import read_journal
@@ -37,6 +37,7 @@ def test_the_walk_through_the_page_succeeds(tmp_path: Path, migrated: Path) -> N
     bin_folder = str(Path(sys.executable).parent)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")},
+        **NO_JOBS,
         "PATH": f"{bin_folder}:{os.environ['PATH']}",
         "OMP_NUM_THREADS": "1",
         "ART_EXT_PLUGIN_SECONDS": "600",  # on a machine that is busy with other tests
