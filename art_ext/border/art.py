@@ -195,8 +195,10 @@ class RecipeTrainer(Trainer):
         facts = (view or ClassifierView(self._classifier, type(self))).facts
         plan = Plan.of(self.ingredients, facts)
         if self.attack is not None:
+            given = type(self.attack).__name__
+            _check_crafts(plan, given)
             plan = replace(plan, slots={**plan.slots, "attack": ArtAttack(self.attack)})
-            plan = replace(plan, owners={**plan.owners, "attack": type(self.attack).__name__})
+            plan = replace(plan, owners={**plan.owners, "attack": given})
         return plan
 
     def fit(
@@ -312,6 +314,7 @@ class RecipeTrainer(Trainer):
                 raise
             finally:
                 self._classifier.optimizer.zero_grad(set_to_none=True)
+                fit.give_back()
         for observer in observers:
             observer.run_end({})
 
@@ -474,6 +477,22 @@ class AroundTrainer(MethodTrainer):
         return [base, self.ingredient(**options)]
 
 
+def _check_crafts(plan: Plan, attack: str) -> None:
+    """Refuses an ART attack that a plan would never call."""
+    parts, used = plan.compose(), " and ".join(plan.used) or "ordinary training"
+    for owner, update in parts.layers:
+        if getattr(update, "reads_attack", None) is not None:
+            raise ConfigError(
+                f"{owner} takes the steps of its attack itself and would never call {attack}; leave attack out, "
+                "or train with a method that crafts before its step"
+            )
+    if not parts.risk.needs_adversarial:
+        raise ConfigError(
+            f"{used} uses clean rows alone and would never call {attack}; leave attack out, or add an ingredient "
+            "that trains on an attack: RecipeTrainer(classifier, [it, ...], attack=...)"
+        )
+
+
 @dataclass(frozen=True)
 class ArtAttack:
     """Any ART evasion attack as the attack slot; it brings its own objective and radius."""
@@ -586,8 +605,7 @@ class MethodAttack(EvasionAttack):
             for name, value in own.items():
                 setattr(self, name, value)
             self._check_params()
-            if kwargs:
-                self._configure({**self._given, **kwargs})
+            self._configure({**self._given, **kwargs})
         except ConfigError:
             for name, value in before.items():
                 setattr(self, name, value)

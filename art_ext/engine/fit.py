@@ -19,7 +19,7 @@ from art_ext.engine.helpers import Aide, follow_rates
 from art_ext.engine.keeper import Keeper
 from art_ext.engine.logs import Logs
 from art_ext.engine.memory import batch_norms, is_out_of_memory, release, shortage
-from art_ext.engine.net import Net
+from art_ext.engine.net import Net, number_types, set_number_types
 from art_ext.engine.observe import EpochReport, Observer, Tick
 from art_ext.engine.optim import Schedule, paced, remember_rates, set_rates
 from art_ext.engine.run import Run
@@ -98,6 +98,7 @@ class Fit:
         self._layers = self.parts.layers
         self.raw_optimizer = optimizer
         self._undo = [change(optimizer, net) for _, change in plan.arrangements]
+        self._came_in = [number_types(module) for module in (net, *(helper.module for helper in plan.helpers))]
         self.wrapped, self.optimizer = run.place(net, optimizer)
         remember_rates(optimizer)
         self.helpers = {helper.name: Aide(helper, run, optimizer) for helper in plan.helpers}
@@ -209,6 +210,14 @@ class Fit:
         self.net.module.load_state_dict(self.best_state["net"])
         for name, helper in self.helpers.items():
             helper.module.load_state_dict(self.best_state["helpers"][name]["module"])
+
+    def give_back(self) -> None:
+        """Network, helpers and optimizers return to the number types they came in, which a run in 64-true changes."""
+        modules = [self.net, *(helper.module for helper in self.helpers.values())]
+        optimizers = [self.raw_optimizer, *(helper.raw_optimizer for helper in self.helpers.values())]
+        for module, optimizer, types in zip(modules, optimizers, self._came_in, strict=True):
+            if set_number_types(module, types):
+                optimizer.load_state_dict(optimizer.state_dict())  # which follows the parameters
 
     def restarts_later(self) -> bool:
         """Whether a phase will still ask for a fresh optimizer."""

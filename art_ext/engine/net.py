@@ -90,6 +90,21 @@ def _offer_features(head: nn.Module, inputs: tuple[Tensor, ...]) -> None:
     offer("features", inputs[0])
 
 
+def number_types(module: nn.Module) -> dict[str, torch.dtype]:
+    """The number type of each parameter and buffer, by name."""
+    return {name: tensor.dtype for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+
+
+def set_number_types(module: nn.Module, types: dict[str, torch.dtype]) -> bool:
+    """Gives parameters and buffers the types named for them, in place; returns whether any had another."""
+    named = [(name, tensor) for name, tensor in (*module.named_parameters(), *module.named_buffers())]
+    others = [(tensor, types[name]) for name, tensor in named if tensor.dtype != types.get(name, tensor.dtype)]
+    for tensor, dtype in others:
+        tensor.grad = None
+        tensor.data = tensor.data.to(dtype)
+    return bool(others)
+
+
 class Passes(nn.Module):
     """The one outer call of a step: it takes all parts of a batch, in one pass or in several.
 

@@ -35,6 +35,10 @@ class Threat:
     def ball(self) -> Norm:
         return norm_named(self.norm, self.eps)
 
+    def half(self) -> Norm:
+        """The ball of half the radius; of whole pixels in l0, one at least."""
+        return norm_named(self.norm, max(1.0, self.eps // 2) if self.norm == "l0" else self.eps / 2)
+
     def __str__(self) -> str:
         return f"{self.norm} {self.eps:g}"
 

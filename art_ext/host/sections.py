@@ -32,6 +32,7 @@ from art_ext.ingredient import (
     Positive,
     explain,
 )
+from art_ext.parts.norms import norm_named
 from art_ext.secrets import masked
 
 if TYPE_CHECKING:
@@ -125,8 +126,7 @@ class Threat(_Section):
 
     @model_validator(mode="after")
     def _whole_pixels(self) -> Threat:
-        if self.norm == "l0" and not (self.eps >= 1 and self.eps.is_integer()):
-            raise ValueError(f"eps counts pixels in l0, so it is a whole number from 1 on, not {self.eps:g}")
+        norm_named(self.norm, self.eps)
         return self
 
 

@@ -109,6 +109,7 @@ def _fit(
         resume=resume,
     )
     history = fit(job.batches(run.device))
+    fit.give_back()
     if not history.epochs and run.rank == 0:
         checkpoint.save(folder / "best.pt", {"net": net.module.state_dict(), "epoch": 0, "step": 0})
     attacks, last = job.attacks(plan), []

@@ -208,10 +208,17 @@ class L0(Norm):
 
     A step moves the average coordinate by the step size, in proportion to its gradient; pixels that
     touch the box count with what they would have become, so that the largest gradients stay.
+
+    Raises:
+        ConfigError: unless eps, where it is a number, is a whole one from 1.
     """
 
     name = "l0"
     order = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.eps, int | float) and not (self.eps >= 1 and float(self.eps).is_integer()):
+            raise ConfigError(f"eps counts pixels in l0, so it is a whole number from 1 on, not {self.eps:g}; set eps")
 
     def of(self, delta: Tensor) -> Tensor:
         """(N,) how many pixels are changed."""

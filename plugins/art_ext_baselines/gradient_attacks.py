@@ -38,8 +38,7 @@ class GradientAttack(Ingredient):
 
     @model_validator(mode="after")
     def _whole_pixels(self) -> Self:
-        if self.norm == "l0" and not (self.eps >= 1 and self.eps.is_integer()):
-            raise ValueError(f"eps counts pixels in l0, so it is a whole number from 1 on, not {self.eps:g}; set eps")
+        norm_named(self.norm, self.eps)
         return self
 
     def pgd(self, clip: Clip, objective: Objective) -> PGD:

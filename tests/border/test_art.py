@@ -16,9 +16,20 @@ from torch import nn
 
 from art_ext.border.art import RecipeTrainer
 from art_ext.engine.observe import EpochReport, Observer
+from art_ext.engine.run import RunSettings
 from art_ext.errors import ComposeError, ConfigError, DataError, ModelError, NonFiniteError
-from art_ext_baselines import PGDAT, TRADES, PGDATAttack, PGDATTrainer, TRADESAttack, TRADESTrainer
-from art_ext_pc_lc import PCLC, PCLCAttack
+from art_ext_baselines import (
+    PGDAT,
+    TRADES,
+    FreeATTrainer,
+    GuidedComplementEntropyTrainer,
+    PGDATAttack,
+    PGDATTrainer,
+    TRADESAttack,
+    TRADESTrainer,
+)
+from art_ext_cat import CATTrainer
+from art_ext_pc_lc import PCLC, PCLCAttack, PCLCTrainer
 
 EPS = 0.15
 
@@ -101,6 +112,45 @@ def test_read_only_float64_and_list_inputs_train(digits):
     fixed.setflags(write=False)
     for images in (fixed, x[:100].astype(np.float64), x[:100].tolist(), torch.from_numpy(x[:100])):
         PGDATTrainer(classifier(), eps=EPS, steps=1, track=False).fit(images, y[:100], nb_epochs=1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_classifier_keeps_its_number_types_after_a_run_in_another(digits, fails):
+    """Helpers and the optimizer too, whether or not the training came to its end."""
+    x, y = digits
+    target = classifier()
+    trainer = CATTrainer(target, eps=EPS, steps=1, track=False, settings=RunSettings(precision="64-true"))
+    if fails:
+        with torch.no_grad():
+            target.model[-1].weight.fill_(float("inf"))
+        with pytest.raises(NonFiniteError):
+            trainer.fit(x[:64], y[:64], nb_epochs=1, batch_size=32)
+    else:
+        trainer.fit(x[:64], y[:64], nb_epochs=1, batch_size=32)
+    kept = [*target.model.state_dict().values(), *(s["momentum_buffer"] for s in target.optimizer.state.values())]
+    assert {tensor.dtype for tensor in kept} == {torch.float32, torch.int64}
+    if not fails:
+        assert trainer.calibrated(x[:4], y[:4])[0].dtype == np.float32
+        assert PGDATAttack(target, eps=EPS, steps=1).generate(x[:4]).dtype == np.float32
+        trainer.fit(x[:64], y[:64], nb_epochs=1, batch_size=32)
+        PGDATTrainer(target, eps=EPS, steps=1, track=False).fit(x[:64], y[:64], nb_epochs=1)
+
+
+@pytest.mark.parametrize("trainer", [PCLCTrainer, GuidedComplementEntropyTrainer, FreeATTrainer])
+def test_an_attack_that_would_never_be_called_is_refused(trainer):
+    target = classifier()
+    attack = ProjectedGradientDescent(target, eps=EPS, eps_step=0.02, max_iter=2, verbose=False)
+    with pytest.raises(ConfigError, match=r"would never call ProjectedGradientDescent\w*; leave attack out, or "):
+        trainer(target, attack=attack)
+    RecipeTrainer(target, [PGDAT(), PCLC(warmup_epochs=0)], attack=attack)
+    with pytest.raises(ConfigError, match="ordinary training uses clean rows alone"):
+        RecipeTrainer(target, [], attack=attack)
+
+
+@pytest.mark.parametrize("eps", [0.15, 2.5, 0])
+def test_a_radius_in_pixels_is_a_whole_number(eps):
+    with pytest.raises(ConfigError, match=r"whole number from 1|greater than 0"):
+        PCLCAttack(classifier(), norm="l0", eps=eps)
 
 
 def test_eps_is_in_clip_value_units_under_mean_std_preprocessing(digits):
