@@ -137,6 +137,7 @@ class PGD:
             out of the work, or None for all `steps` (Zhang et al., ICML 2020, algorithm 1). At 0 it stays
             at its first wrong iterate, which may be the start; at `steps` it is ordinary PGD.
         jitter: deviation of normal noise that is added at every step, before ball and box.
+        judge: whose score last iterates of several restarts are compared by; None for the objective's own.
     """
 
     norm: Norm
@@ -152,6 +153,7 @@ class PGD:
     stop_when_wrong: bool = False
     tau: int | Scheduled | None = None
     jitter: float = 0.0
+    judge: Objective | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts"):
@@ -225,9 +227,10 @@ class PGD:
             return
         last = self._once(net, x, score, keys, eps, mask, best if self.keep == "best" else None)
         if self.keep == "last":
+            judge = score if self.judge is None else self.judge.bind(net, x, score.y, targeted=score.targeted)
             with torch.no_grad():
                 out = net(last)
-            best.consider(last, score.value(out), score.wrong(out), aim_first=False)
+            best.consider(last, judge.value(out), judge.wrong(out), aim_first=False)
 
     def _once(
         self, net: Forward, x: Tensor, score: Score, keys: Keys, eps: Eps, mask: Tensor | None, best: Best | None

@@ -90,6 +90,7 @@ class CAT(Ingredient):
     step_size: Annotated[
         StepSize | None, Field(description="2.5 eps / steps when left out: the code's 2/255; eps/20 on MNIST")
     ] = None
+    restarts: Annotated[Count, Field(description="each example keeps the last iterate of highest cross-entropy")] = 1
     start_radius: Annotated[
         Positive | None, Field(description="of the random start; eps when left out; 0.1 in the MNIST code")
     ] = None
@@ -130,6 +131,8 @@ class CAT(Ingredient):
             self.step_size,
             objective=self._objective(),
             start=start,
+            restarts=self.restarts,
+            judge=ce,
             bn=self.bn,
             clip=clip if self.clamp else (-math.inf, math.inf),
         )

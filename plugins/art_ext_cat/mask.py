@@ -20,7 +20,8 @@ class MaskNetwork(nn.Module):
     """A trunk, nearest up-sampling to the image's size, a 3x3 convolution to its channels, a sigmoid.
 
     The paper's networks: `conv` for grey images, `resnet18` for colour images; here either takes any
-    number of channels and any size. With torch's own first weights M starts near 0.5.
+    number of channels and any size. With torch's own first weights M starts near 0.5 in `conv`; in `resnet18`
+    its values are spread around that.
 
     Args:
         trunk: see `conv_trunk` and `residual_trunk`.

@@ -13,7 +13,7 @@ from art_ext.errors import ConfigError
 from art_ext.parts.attacks import PGD, GaussianStart, UniformStart, ZeroStart, for_evaluation
 from art_ext.parts.noise import Keys
 from art_ext.parts.norms import L1, L2, Linf, per_example
-from art_ext.parts.objectives import ce, cw, dlr_ratio, kl_to_clean
+from art_ext.parts.objectives import Objective, ce, cw, dlr_ratio, kl_to_clean
 from art_ext.parts.ranges import Uniform
 from art_ext.types import Outputs
 
@@ -161,6 +161,22 @@ def test_restarts_of_the_last_iterate_keep_the_highest_score(net):
     expected = torch.stack(runs)[values.argmax(0), torch.arange(10)]
     assert torch.equal(got.x, expected)
     assert len(values.argmax(0).unique()) > 1
+
+
+def test_a_judge_compares_restarts_by_another_score(net):
+    """Cross-entropy chooses among starts that an attack on nothing never left."""
+    x, y = _data(10)
+    nothing = Objective("nothing", lambda out, y: 0.0 * out.logits.sum(1))
+    attack = PGD(Linf(0.05), steps=1, restarts=3, objective=nothing)
+    keys = Keys(5, 0, torch.arange(10))
+    runs = [(x + Linf(0.05).uniform(keys.stream("start", n), x, 0.05)).clamp(0, 1) for n in range(3)]
+    assert torch.equal(_run(attack, net, x, y).x, runs[0]), "of equals the first"
+    for targeted, goal in ((False, y), (True, (y + 1) % 4)):
+        losses = torch.stack([F.cross_entropy(net(run), goal, reduction="none") for run in runs])
+        best = (-losses if targeted else losses).argmax(0)
+        assert len(best.unique()) > 1
+        got = _run(dataclasses.replace(attack, judge=ce), net, x, goal, targeted=targeted)
+        assert torch.equal(got.x, torch.stack(runs)[best, torch.arange(10)])
 
 
 def _plain_pgd(module, x, y, eps, step_size, steps, start, loss=F.cross_entropy):
