@@ -26,13 +26,20 @@ def perturbed_weights(net: nn.Module) -> list[nn.Parameter]:
     """The parameters that AWP moves: trained, with "weight" in their own name, and more than one dimension.
 
     Biases and the vectors of normalisation layers stay. Names of the modules around a parameter do
-    not count, so a wrapper's prefix changes nothing.
+    not count, so a wrapper's prefix changes nothing; a weight that torch parametrises (spectral or
+    weight normalisation) counts by the name that it has there.
     """
     return [
         parameter
         for name, parameter in net.named_parameters()
-        if "weight" in name.rpartition(".")[2] and parameter.ndim > 1 and parameter.requires_grad
+        if "weight" in _own_name(name) and parameter.ndim > 1 and parameter.requires_grad
     ]
+
+
+def _own_name(name: str) -> str:
+    """Of "conv.weight" and of "conv.parametrizations.weight.original0": weight."""
+    *modules, last = name.split(".")
+    return modules[-1] if "parametrizations" in modules[-2:-1] else last
 
 
 class Perturb:

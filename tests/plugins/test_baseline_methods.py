@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from tiny import FACTS, SEED, SGD, Scaled, assert_same, batches, differs, fit, network
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from art_ext.api import (
     PGD,
@@ -414,6 +415,16 @@ def test_awp_selects_matrices_and_kernels_only():
         "2.in_proj_weight",
         "2.out_proj.weight",
         "3.weight",
+    ]
+
+
+def test_awp_moves_weights_under_torchs_parametrisations():
+    net = nn.Sequential(parametrizations.spectral_norm(nn.Linear(3, 4)), parametrizations.weight_norm(nn.Linear(4, 2)))
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert [names[id(p)] for p in perturbed_weights(net)] == [
+        "0.parametrizations.weight.original",
+        "1.parametrizations.weight.original0",
+        "1.parametrizations.weight.original1",
     ]
 
 
