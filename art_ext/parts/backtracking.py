@@ -18,10 +18,10 @@ SMALLEST_STEP = 1e-20
 
 
 def normalised(norm: Norm, grad: Tensor) -> Tensor:
-    """sign(G) in L-inf, else G / |G|_p, per example; 0 where the gradient is 0. (N, C, H, W) to the same."""
+    """sign(G) in L-inf, else G / |G|_p, in L0 by the 1-norm; 0 where the gradient is 0. (N, C, H, W) to the same."""
     if isinstance(norm, Linf):
         return grad.sign()
-    return unit(grad, norm.order)
+    return unit(grad, max(norm.order, 1.0))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pydantic import Field
 from art_ext.api import Attack, Confidence, ConfigError, Distal, Facts, Ingredient, Plan, Positive, norm_named
 from art_ext.border.art import MethodAttack, MethodTrainer
 from art_ext.border.art_detectors import ScoreDetector
-from art_ext_ccat.attacks import BacktrackingSettings, NormName, PGDConfSettings
+from art_ext_ccat.attacks import BacktrackingSettings, NormName, PGDConfSettings, TestNormName
 from art_ext_ccat.ingredient import CCAT
 
 
@@ -25,8 +25,8 @@ class PGDConf(Ingredient, PGDConfSettings):
     paper = CCAT.paper
     trial: ClassVar[Mapping[str, object]] = {"steps": 3, "restarts": 2}
 
-    norm: NormName = "linf"
-    eps: Annotated[Positive, Field(description="radius in clip-value units")] = 0.03
+    norm: TestNormName = "linf"
+    eps: Annotated[Positive, Field(description="radius in clip-value units; of l0, pixels")] = 0.03
 
     def apply(self, plan: Plan) -> Plan:
         ball = norm_named(self.norm, self.eps)

@@ -28,7 +28,7 @@ from art_ext.api import (
     other_confidence,
     thresholded_worst_case,
 )
-from art_ext_ccat.attacks import NormName
+from art_ext_ccat.attacks import NormName, first_step
 from art_ext_ccat.formulas import (
     bhattacharyya,
     calibrated_target,
@@ -39,6 +39,8 @@ from art_ext_ccat.formulas import (
 from art_ext_ccat.starts import STARTS, StartName
 
 TransitionName = Literal["power", "exponential", "linear"]
+BASE_LR = 0.005
+"""The first step of the authors' training attack on CIFAR-10 and SVHN, on pixels in [0, 1]."""
 RHO, EXPONENTIAL_RHO = 10.0, 12 * 0.3
 """The sharpness of the authors' code; the article's for the exponential transition, times eps: 120 at 0.03."""
 
@@ -115,8 +117,12 @@ class CCAT(Ingredient):
     ] = 0.5
     steps: Count = 40
     base_lr: Annotated[
-        Positive, Field(description="first step size in clip-value units: 0.005 on CIFAR-10, 0.01 on MNIST")
-    ] = 0.005
+        Positive | None,
+        Field(
+            description="first step size in clip-value units, 0.01 on MNIST; when left out 0.005 of the pixel range, "
+            "as on CIFAR-10, or 2.5 eps / steps where steps of that do not cross the ball"
+        ),
+    ] = None
     lr_factor: Annotated[Number, Field(gt=1, description="what a step that does not pay is divided by")] = 1.5
     momentum: Annotated[Number, Field(ge=0, lt=1, description="dampened: g <- mu g + (1 - mu) G")] = 0.9
     start: Annotated[
@@ -133,10 +139,13 @@ class CCAT(Ingredient):
 
     def apply(self, plan: Plan) -> Plan:
         ball = norm_named(self.norm, self.eps)
+        size = self.base_lr or first_step(ball, plan.facts.clip, self.steps, BASE_LR)
+        if self.steps * size < self.eps:
+            plan = plan.remark(lambda epochs: self._short(size))
         attack = BacktrackingPGD(
             ball,
             self.steps,
-            self.base_lr,
+            size,
             objective=other_confidence,
             start=STARTS[self.start],
             momentum=self.momentum,
@@ -152,4 +161,11 @@ class CCAT(Ingredient):
             target=Transition(ball, self.sharpness, self.transition),
             detectors=(Confidence(),),
             selection=thresholded_worst_case,
+        )
+
+    def _short(self, size: float) -> str:
+        return (
+            f"ccat: {self.steps} steps of {size:g} do not cross the ball of eps {self.eps:g}, so many examples stay "
+            f"nearly clean, and so do their targets; leave ccat.base_lr out, or set it to {self.eps / self.steps:g} or "
+            "more"
         )

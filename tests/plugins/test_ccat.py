@@ -719,6 +719,57 @@ def test_the_authors_first_step_is_kept_where_it_crosses_the_ball(ball):
     assert PGDConfSettings(steps=20, base_lr=0.002).attack(ball, (0.0, 1.0), 4).attacks[0].step_size == 0.002
 
 
+@pytest.mark.parametrize(
+    ("options", "clip", "size"),
+    [
+        ({}, (0.0, 1.0), 0.005),
+        ({"eps": 8.0}, (0.0, 255.0), 0.005 * 255),
+        ({"eps": 0.2}, (0.0, 1.0), 0.005),
+        ({"eps": 0.3}, (0.0, 1.0), 2.5 * 0.3 / 40),
+        ({"norm": "l2", "eps": 1.0}, (0.0, 1.0), 2.5 / 40),
+        ({"norm": "l1", "eps": 12.0, "steps": 10}, (0.0, 1.0), 3.0),
+        ({"eps": 0.3, "base_lr": 0.01}, (0.0, 1.0), 0.01),
+    ],
+)
+def test_training_begins_with_the_authors_step_where_it_crosses_the_ball(options, clip, size):
+    plan = Plan.of([CCAT(**options)], replace(FACTS, clip=clip))
+    assert plan.compose().attack.step_size == pytest.approx(size)
+    assert plan.remarks(5) == []
+
+
+def test_a_step_of_training_that_does_not_cross_the_ball_is_pointed_out():
+    (said,) = Plan.of([CCAT(eps=0.3, base_lr=0.005)], FACTS).remarks(5)
+    assert "40 steps of 0.005 do not cross the ball of eps 0.3" in said
+    assert "set it to 0.0075 or more" in said
+    assert Plan.of([CCAT(eps=0.3, base_lr=0.0075)], FACTS).remarks(5) == []
+
+
+def test_the_test_attack_knows_l0_and_cross_entropy():
+    module, (x, y) = network().eval(), images()
+    context = EvaluationContext(Plan(FACTS), "linf", 0.1, (0.0, 1.0))
+    ((name, few),) = build_pgd_conf(PGDConfOptions(norm="l0", eps=2, steps=60, restarts=2), context)
+    assert name == "pgd_conf60x3"
+    assert [run.step_size for run in few.attacks] == [250.0, 250.0], "the authors', for gradients of 1-norm 1"
+    made, score = craft(few, module, x, y)
+    assert ((made.x != x).any(1).flatten(1).sum(1) <= 2).all()
+    before, after = (score.value(Outputs(module(points))) for points in (x, made.x))
+    assert (after >= before).all()
+    assert (after - before).mean() > 0.02
+    with pytest.raises(ConfigError, match="eps counts pixels in l0"):
+        build_pgd_conf(PGDConfOptions(norm="l0"), context)
+
+    plain = {"steps": 40, "restarts": 2, "base_lr": 0.05}
+    ((name, usual),) = build_pgd_conf(PGDConfOptions(objective="ce", **plain), context)
+    assert name == "pgd_ce_backtracking40x3"
+    assert [run.objective for run in usual.attacks] == [ce, ce]
+    (_, confident), = build_pgd_conf(PGDConfOptions(**plain), context)
+    found = {attack: craft(attack, module, x, y)[0].x for attack in (usual, confident)}
+    losses = {attack: F.cross_entropy(module(found[attack]), y) for attack in found}
+    others = {attack: score.value(Outputs(module(found[attack]))).mean() for attack in found}
+    assert losses[usual] > losses[confident]
+    assert others[usual] < others[confident]
+
+
 @pytest.mark.parametrize(("steps", "clip"), [(40, 1.0), (1000, 255.0)])
 def test_few_steps_and_wide_pixels_reach_the_edge_of_the_ball(steps, clip):
     """A suite lowers the steps of an attack whose step size nobody gave."""
@@ -919,9 +970,10 @@ def test_what_has_no_targeted_form_says_what_to_leave_out(classifier):
         CCATAttack(classifier, every_class=True, targeted=True)
     x, y = arrays(4)
     attack = CCATAttack(classifier, every_class=True, steps=2, restarts=1)
-    attack.set_params(targeted=True)
     with pytest.raises(ConfigError, match="leave one of them out"):
-        attack.generate(x, y)
+        attack.set_params(targeted=True)
+    assert (attack.targeted, attack.every_class) == (False, True)
+    attack.generate(x, y)
     with pytest.raises(ConfigError, match=r"distal_confidence has no targeted form; .*, or leave targeted out"):
         DistalAttack(classifier, steps=2, restarts=1, targeted=True).generate(x, y)
 

@@ -143,7 +143,7 @@ ENTRIES = {
     "JSMA": "jsma",
     "SPSA": "spsa",
     "Square": "square",
-    "L0": "pgd",
+    "L0": "pgd_conf",
     "frames": "frames",
 }
 """What papers call attacks, and what a recipe's `evaluate:` calls them."""
@@ -264,7 +264,7 @@ def test_what_heads_say_of_radii_and_norms_is_run():
             for entry, options in recipe.attacks()
         }
 
-    confident = {("pgd_conf", None, 0.06), ("pgd_conf", "l2", 1.0), ("pgd_conf", "l1", 18), ("pgd", "l0", 10)}
+    confident = {("pgd_conf", None, 0.06), ("pgd_conf", "l2", 1.0), ("pgd_conf", "l1", 18), ("pgd_conf", "l0", 10)}
     assert confident <= balls("ccat_cifar10")
     assert {("center_pgd", None, None), ("center_pgd", None, 16 / 255)} <= balls("mmc_cifar10")
 
