@@ -24,7 +24,7 @@ from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
 from art_ext.evaluation.rejecting import TPRS
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.settling import Question
-from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
+from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for, plain_net
 from art_ext.evaluation.suites import suite_named
 from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Tick
@@ -48,6 +48,7 @@ class Evaluation:
         ingredients: what trained it, so that attackers know it; None where nothing is known.
         attacks: the attacks that plugins offer, by name; `art_ext.evaluate` finds the installed ones.
         baseline: the same network without defence.
+        surrogates: other classifiers by name, such as an adversarially trained one, to transfer from.
         calibration: held-out (x, y) that set the thresholds of rejection, by the defence's detectors or by confidence.
         tprs: shares of the correct ones among them that it must keep, one threshold each.
         training: (x, y) that it was trained on, for detectors' banks and to find images it has seen.
@@ -70,6 +71,7 @@ class Evaluation:
         suite: str = "standard",
         ingredients: Sequence[Ingredient] | None = None,
         baseline: Any = None,
+        surrogates: Mapping[str, Any] | None = None,
         calibration: tuple[Any, Any] | None = None,
         training: tuple[Any, Any] | None = None,
         class_names: Sequence[str] = (),
@@ -96,8 +98,9 @@ class Evaluation:
         else:  # its weights are its own business: its answers are known instead
             looked_at = {"answers": net(sample).logits.detach()}
         info = ModelInfo(source, digest_of_weights(looked_at), plan.used)
-        bare = None if baseline is None else _baseline(baseline, x, known, sample)
-        self._modules = [part for part in (net, bare) if part is not None]
+        bare = None if baseline is None else _other("baseline", baseline, x, known, sample)
+        others = {name: _other(f"surrogate {name}", one, x, known, sample) for name, one in (surrogates or {}).items()}
+        self._modules = [part for part in (net, bare, *others.values()) if part is not None]
         self.core = CoreEvaluation(
             Subject(
                 net, plan, info, ingredients is not None, adaptive_of(used), gradients=known.gradients
@@ -118,6 +121,7 @@ class Evaluation:
             info=DataInfo("x", "given", "", len(data.y), tuple(class_names)),
             attacks=attacks,
             baseline=bare,
+            surrogates=others,
             calibration=None if calibration is None else _pair(calibration, known, "calibration"),
             seen={} if training is None else {"training": _pair(training, known, "training")},
             notes=[*known.notes, *notes],
@@ -137,19 +141,18 @@ class Evaluation:
             return record
 
 
-def _baseline(baseline: Any, x: Any, known: Opened, sample: Tensor) -> Net:
-    """The undefended classifier as a network for the same images.
+def _other(name: str, given: Any, x: Any, known: Opened, sample: Tensor) -> Net:
+    """Another classifier as a network for the same images.
 
     Raises:
         ModelError: for other images or classes, or one without gradients.
     """
-    other = opened(baseline, x)
+    other = opened(given, x)
     if other.facts.n_classes != known.facts.n_classes or other.facts.input_shape != known.facts.input_shape:
-        raise ModelError("the baseline has other classes or images than the classifier; give one for the same")
+        raise ModelError(f"the {name} has other classes or images than the classifier; give one for the same")
     if not other.gradients:
-        raise ModelError("the baseline gives answers alone, and examples are made on it; give one with gradients")
-    plan = Plan.of((), known.facts)
-    return net_for(other.module, plan, sample.to(other.device), mean=other.mean, std=other.std)[0]
+        raise ModelError(f"the {name} gives answers alone, and examples are made on it; give one with gradients")
+    return plain_net(other.module, known.facts, sample.to(other.device), mean=other.mean, std=other.std)
 
 
 def _ingredients(given: Any) -> Sequence[Ingredient]:

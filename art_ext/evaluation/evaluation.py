@@ -126,6 +126,7 @@ class Evaluation:
         asked: those of them that a recipe names itself, with their options.
         baseline: the undefended network, attacked the same way, and a surrogate for transfer.
         baseline_name: what it is, where it is another one.
+        surrogates: other networks by name, such as an adversarially trained one; each is transferred from as well.
         beside: evaluations of other methods by name; those under the same attacks are shown beside this one.
         calibration: held-out rows that set the thresholds of detectors.
         seen: "training" and "selection" rows, to find images that it has seen; the first also fit detectors' banks.
@@ -148,6 +149,7 @@ class Evaluation:
         asked: Asked = (),
         baseline: Net | None = None,
         baseline_name: str = UNDEFENDED,
+        surrogates: Mapping[str, Net] | None = None,
         beside: Mapping[str, EvaluationRecord] | None = None,
         calibration: Rows | None = None,
         seen: Mapping[str, Rows] | None = None,
@@ -168,7 +170,8 @@ class Evaluation:
         self.repeats = repeats(self.evaluator, n)
         self.detectors, unjudged = self._detectors()
         self.confidence = self._confidence()
-        self.lineup = self._lineup(attacks or {}, asked, baseline)
+        others = {} if baseline is None else {"undefended": baseline}
+        self.lineup = self._lineup(attacks or {}, asked, others | dict(surrogates or {}))
         if unjudged:
             self.lineup.missing[subject.plan.owner("detectors")] = unjudged
         last = effort(threat, *options.suite.effort) if subject.gradients else ()
@@ -299,9 +302,9 @@ class Evaluation:
         spent = self.spent if net is self.subject.net else None
         return Evaluator(net, rows.x, rows.y, seed=self.options.seed, device=self.options.device, spent=spent)
 
-    def _lineup(self, entries: Mapping[str, AttackEntry], asked: Asked, baseline: Net | None) -> Lineup:
+    def _lineup(self, entries: Mapping[str, AttackEntry], asked: Asked, others: Mapping[str, Net]) -> Lineup:
         threat, subject = self.threat, self.subject
-        surrogates = {} if baseline is None else {"undefended": Spending(baseline, self.spent)}
+        surrogates = {name: Spending(other, self.spent) for name, other in others.items()}
         context = EvaluationContext(subject.plan, threat.norm, threat.eps, threat.clip, surrogates, self.detectors)
         return build_lineup(
             subject.plan,

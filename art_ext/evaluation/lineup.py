@@ -122,7 +122,7 @@ def core(threat: Threat, tries: int, *, random: bool = False) -> list[Planned]:
     """
     ball, clip = threat.ball(), threat.clip
     pgd = PGD(ball, STEPS, clip=clip)
-    half = replace(pgd, norm=norm_named(threat.norm, threat.eps / 2), steps=STEPS // 2, objective=cw)
+    half = replace(pgd, norm=threat.half(), steps=STEPS // 2, objective=cw)
     one_step = PGD(ball, 1, threat.eps, start=ZeroStart(), clip=clip)
     found = [
         Planned(ONE_STEP, for_evaluation(one_step), "gradient", True),
@@ -305,7 +305,8 @@ def _inform(
                 continue
             for attack_name, attack in built:
                 family = family_of(attack, entry)
-                new = Planned(attack_name, attack, family if family in ANSWERS else "informed", rejects, used)
+                kind: Family = family if family in ANSWERS else "informed"
+                new = Planned(attack_name, attack, kind, rejects, used, wrong_too=rejects)
                 if hasattr(attack, "cost") and new.cost > suite.dearest:
                     dear.append(f"{attack_name} ({new.cost:,.0f} passes an image)")
                 else:
@@ -313,9 +314,10 @@ def _inform(
         if plan.owner("criterion") == used:
             for objective in parts.criterion.adversaries:
                 attack = for_evaluation(base, objective=objective)
-                knowing.append(Planned(f"pgd{steps}_{objective.name}", attack, "informed", rejects, used))
+                name = f"pgd{steps}_{objective.name}"
+                knowing.append(Planned(name, attack, "informed", rejects, used, wrong_too=rejects))
         if plan.owner("attack") == used and own is not None:
-            knowing.append(Planned(f"{used}_attack", own, "informed", rejects, used))
+            knowing.append(Planned(f"{used}_attack", own, "informed", rejects, used, wrong_too=rejects))
         for detector in context.detectors if rejects else ():
             found = evasions(detector, own, base, suite.evasion, plan.facts.n_classes)
             knowing += [Planned(name, attack, "informed", rejects, used, wrong_too=True) for name, attack in found]

@@ -113,7 +113,8 @@ def _evaded(
 ) -> list[RejectionResult]:
     """Attacks that the evaluation ran: each image's misclassified twin with the highest score, or none.
 
-    Of aim "listed" at whatever distance, else inside the ball.
+    Of aim "listed" at whatever distance, else inside the ball. An image that nothing fooled stands for itself: the
+    image is in its own ball. So RErr's denominator has no correct twins of rejected images, which would lower it.
     """
     detector, y = shown.detector.name, shown.test.y
     ran = [trial for trial in trials if detector in trial.scores]

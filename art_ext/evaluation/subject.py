@@ -17,6 +17,7 @@ from art_ext.evaluation.record import ModelInfo
 from art_ext.ingredient import Ingredient
 from art_ext.parts.surgery import find_head
 from art_ext.plan import Plan
+from art_ext.types import Facts
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,13 @@ def net_for(
     net = Net(answering, mean, std, layer, frozenset(needs))
     check_offers(net, plan.facts, needs)
     return net, notes
+
+
+def plain_net(
+    module: nn.Module, facts: Facts, example: Tensor, *, mean: Tensor | None = None, std: Tensor | None = None
+) -> Net:
+    """The net around a network of which only the logits are looked at: a baseline, or one to transfer from."""
+    return net_for(module, Plan.of((), facts), example, mean=mean, std=std)[0]
 
 
 def first_images(rows: Rows, device: torch.device, n: int = 64) -> Tensor:

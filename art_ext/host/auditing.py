@@ -50,9 +50,9 @@ def evaluate(
             gradients is attacked through its answers alone.
         x, y: images in clip-value units, as it takes them, and labels that it was not trained on.
         verbose: print attacks, checks and the verdict; progress goes to stderr.
-        options: of `art_ext.border.art_evaluation.Evaluation`: norm, suite, ingredients, baseline, calibration,
-            tprs, training, class_names, until, minutes, batch_size, seed, folder. With a folder, evaluation.json,
-            examples.parquet and report.html are in it, and an interrupted evaluation goes on there.
+        options: of `art_ext.border.art_evaluation.Evaluation`: norm, suite, ingredients, baseline, surrogates,
+            calibration, tprs, training, class_names, until, minutes, batch_size, seed, folder. With a folder,
+            evaluation.json, examples.parquet and report.html are in it, and an interrupted evaluation goes on there.
 
     Raises:
         ConfigError, DataError, ModelError: in one line, before any attack.

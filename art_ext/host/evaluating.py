@@ -12,14 +12,13 @@ import torch
 
 from art_ext.data.batches import split_off
 from art_ext.data.entry import Data, Split
-from art_ext.engine.net import Net
 from art_ext.errors import ArtExtError, ConfigError
 from art_ext.evaluation.evaluation import Evaluation, Options
 from art_ext.evaluation.record import DataInfo, EvaluationRecord, ModelInfo
 from art_ext.evaluation.rejecting import TPRS
 from art_ext.evaluation.report import report_on
 from art_ext.evaluation.settling import Question
-from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
+from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for, plain_net
 from art_ext.evaluation.suites import suite_named
 from art_ext.evaluation.threat import Threat
 from art_ext.evaluation.trials import Tick
@@ -33,8 +32,8 @@ from art_ext.host.models import OpenedModel, open_model
 from art_ext.host.publishing import publish_evaluation
 from art_ext.host.recipe import Recipe, load_recipe, recipe_from
 from art_ext.host.recipe_files import find_recipe
-from art_ext.host.trained import beside_of, cost_of, role_of, trained
-from art_ext.lifecycle.roles import UNDEFENDED, is_role
+from art_ext.host.trained import beside_of, cost_of, folders_beside, role_of, trained
+from art_ext.lifecycle.roles import HARDENED, UNDEFENDED, is_role
 from art_ext.plan import Plan
 from art_ext.secrets import masked
 from art_ext.types import Facts
@@ -94,6 +93,7 @@ class Found:
     trained_on: Data | None
     threat: Threat
     baseline: OpenedModel | None
+    surrogates: dict[str, OpenedModel]
     folder: Path
     notes: list[str] = field(default_factory=list)
 
@@ -135,6 +135,7 @@ def find(request: Request) -> Found:
         trained_on,
         threat,
         _baseline(request, catalogue, opened, given),
+        _surrogates(request, catalogue, opened, given),
         request.output or _folder(request, recipe, opened.plan(catalogue), data, trained_on, threat),
         notes,
     )
@@ -158,9 +159,8 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         catalogue.versions(plan.used),
         cost_of(role_of(request.model)),
     )
-    bare: Net | None = None
-    if found.baseline is not None:
-        bare, _ = net_for(found.baseline.module.to(device), Plan.of((), plan.facts), sample)
+    others = {name: plain_net(one.module.to(device), plan.facts, sample) for name, one in found.surrogates.items()}
+    bare = None if found.baseline is None else plain_net(found.baseline.module.to(device), plan.facts, sample)
     options = Options(
         suite_named(request.suite),
         seed=request.seed,
@@ -187,6 +187,7 @@ def prepare(found: Found, request: Request, progress: Callable[[Tick], None] | N
         asked=() if found.recipe is None else found.recipe.attacks(catalogue),
         baseline=bare,
         baseline_name=_called(found.baseline) or UNDEFENDED,
+        surrogates=others,
         beside=beside_of(role_of(request.model)),
         calibration=None if held_out is None else Rows(held_out.x, held_out.y),
         seen=seen,
@@ -334,6 +335,19 @@ def _baseline(
     if opened.ingredients and role is not None and is_role(role.parent / UNDEFENDED):
         return open_model(str(role.parent), catalogue=catalogue, recipe=given, facts=opened.facts, undefended=True)
     return None
+
+
+def _surrogates(
+    request: Request, catalogue: Catalogue, opened: OpenedModel, given: Recipe | None
+) -> dict[str, OpenedModel]:
+    """The networks that were trained beside the hardened one of a run folder, by name."""
+    role = role_of(request.model)
+    if role is None or role.name != HARDENED:
+        return {}
+    return {
+        folder.name: open_model(str(folder), catalogue=catalogue, recipe=given, facts=opened.facts)
+        for folder in folders_beside(role)
+    }
 
 
 def _threat(request: Request, recipe: Recipe | None, opened: OpenedModel, catalogue: Catalogue) -> Threat:

@@ -116,12 +116,13 @@ def evaluate_all(job: Job, outcomes: Sequence[Outcome], folder: Path, run: Run, 
     *before, last = outcomes
     bare = next((outcome.evaluator.net for outcome in before if outcome.role.name == UNDEFENDED), None)
     journals = {outcome.role.name: folder / outcome.role.name / JOURNAL for outcome in outcomes}
+    beside = {outcome.role.name: outcome for outcome in before if outcome.role.name != UNDEFENDED}
     peers: dict[str, EvaluationRecord] = {}
-    for outcome in before:
-        if outcome.role.name != UNDEFENDED:
-            found = evaluate_run(outcome.role, outcome.evaluator.net, bare, {}, folder, run)
-            peers |= {} if found is None else {outcome.role.name: found[0]}
-    found = evaluate_run(last.role, last.evaluator.net, bare, peers, folder, run, journals)
+    for name, outcome in beside.items():
+        found = evaluate_run(outcome.role, outcome.evaluator.net, bare, {}, {}, folder, run)
+        peers |= {} if found is None else {name: found[0]}
+    others = {name: outcome.evaluator.net for name, outcome in beside.items()}
+    found = evaluate_run(last.role, last.evaluator.net, bare, others, peers, folder, run, journals)
     if found is not None:
         record, page = found
         for line in two_lines(record):

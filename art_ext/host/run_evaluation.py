@@ -13,18 +13,18 @@ from art_ext.engine.run import Run
 from art_ext.evaluation.evaluation import Evaluation, Options
 from art_ext.evaluation.record import UNDEFENDED, DataInfo, EvaluationRecord, ModelInfo
 from art_ext.evaluation.report import report_on
-from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for
+from art_ext.evaluation.subject import Rows, Subject, adaptive_of, first_images, net_for, plain_net
 from art_ext.evaluation.suites import suite_named
 from art_ext.host.evaluation_text import Progress
 from art_ext.host.roles import Role
 from art_ext.host.trained import cost_of, trained
-from art_ext.plan import Plan
 
 
 def evaluate_run(
     role: Role,
     net: Net,
     baseline: Net | None,
+    surrogates: Mapping[str, Net],
     beside: Mapping[str, EvaluationRecord],
     run_folder: Path,
     run: Run,
@@ -38,17 +38,18 @@ def evaluate_run(
     Args:
         net: with its best weights.
         baseline: the undefended network, where there is another one.
+        surrogates: the networks of the methods beside it, to transfer from.
         beside: the evaluations of the methods beside it.
         journals: a role's name to its metrics.jsonl.
     """
     shared = run.world > 1
     if shared:
-        _evaluation(role, net, baseline, beside, run_folder, run, (run.rank, run.world)).attack()
+        _evaluation(role, net, baseline, surrogates, beside, run_folder, run, (run.rank, run.world)).attack()
         run.gather(None)  # all are done
         if run.rank != 0:
             return None
     show = Progress()
-    evaluation = _evaluation(role, net, baseline, beside, run_folder, run, None, show)
+    evaluation = _evaluation(role, net, baseline, surrogates, beside, run_folder, run, None, show)
     record = evaluation.run()
     left = trained(run_folder / role.name, net.module, evaluation, role.job.recipe.model.head)
     page = report_on(evaluation, record, last=left.last, journals=journals or left.journals)
@@ -60,6 +61,7 @@ def _evaluation(
     role: Role,
     net: Net,
     baseline: Net | None,
+    surrogates: Mapping[str, Net],
     beside: Mapping[str, EvaluationRecord],
     run_folder: Path,
     run: Run,
@@ -70,7 +72,7 @@ def _evaluation(
     test = Rows(data.test.x, data.test.y)
     sample = first_images(test, run.device)
     subject_net, notes = net_for(net.module, plan, sample, head=job.recipe.model.head)
-    bare = None if baseline is None else net_for(baseline.module, Plan.of((), plan.facts), sample)[0]
+    bare = None if baseline is None else plain_net(baseline.module, plan.facts, sample)
     weights = {name: value for name, value in net.module.state_dict().items() if isinstance(value, Tensor)}
     folder = run_folder / role.name
     info = ModelInfo(
@@ -99,6 +101,7 @@ def _evaluation(
         asked=job.recipe.attacks(job.catalogue),
         baseline=bare,
         baseline_name="given" if job.baseline == "given" else UNDEFENDED,
+        surrogates={name: plain_net(other.module, plan.facts, sample) for name, other in surrogates.items()},
         beside=beside,
         calibration=Rows(job.held_out.x, job.held_out.y),
         seen={

@@ -45,16 +45,18 @@ def role_of(source: str) -> Path | None:
     return next((role for role in (*(folder / name for name in ROLES), folder) if is_role(role)), None)
 
 
+def folders_beside(role: Path | None) -> list[Path]:
+    """The folders of the methods that were trained beside that of a role's folder."""
+    if role is None:
+        return []
+    others = (folder for folder in sorted(role.parent.glob("*/")) if folder.name not in (role.name, *RESERVED))
+    return [folder for folder in others if is_role(folder)]
+
+
 def beside_of(role: Path | None) -> dict[str, EvaluationRecord]:
     """The evaluations of the methods that were trained beside that of a role's folder, as far as there are any."""
-    if role is None:
-        return {}
-    found = {}
-    for folder in sorted(role.parent.glob("*/")):
-        place = role.parent / "evaluation" / folder.name
-        if folder.name not in (role.name, *RESERVED) and is_role(folder) and (place / EVALUATION).is_file():
-            found[folder.name] = read_evaluation(place)
-    return found
+    places = {folder.name: folder.parent / "evaluation" / folder.name for folder in folders_beside(role)}
+    return {name: read_evaluation(place) for name, place in places.items() if (place / EVALUATION).is_file()}
 
 
 def cost_of(role: Path | None) -> TrainingCost | None:

@@ -209,6 +209,12 @@ def test_examples_of_a_surrogate_are_tried_on_a_black_box(module):
     surrogate = torch_classifier(module)
     record = art_ext.audit(black_box(module), x, y, eps=0.1, verbose=False, baseline=surrogate)
     assert record.attack("transfer_undefended").family == "transfer"
+    others = {"hardened": surrogate, "other": torch_classifier(module)}
+    known = art_ext.audit(surrogate, x, y, eps=0.1, verbose=False, surrogates=others)
+    assert known.attack("transfer_hardened").accuracy == known.attack("transfer_other").accuracy < known.clean.accuracy
+    assert known.baseline is None
+    with pytest.raises(ModelError, match="the surrogate closed gives answers alone"):
+        art_ext.audit(surrogate, x, y, eps=0.1, verbose=False, surrogates={"closed": black_box(module)})
     with pytest.raises(ModelError, match="baseline gives answers alone"):
         art_ext.audit(surrogate, x, y, eps=0.1, verbose=False, baseline=black_box(module))
 

@@ -256,6 +256,9 @@ def test_detectors_are_judged_against_evasion_and_denial(module):
         assert (item.robust_error is None) == (item.aim == "distal")
         assert item.robust_error is None or 0 <= item.robust_error <= 1
         assert (item.denied is None) == (item.aim != "deny")
+    knowing = [attack for attack in record.attacks if attack.of == "ccat"]
+    assert len(knowing) >= 2
+    assert {attack.attacked for attack in knowing} == {60}, "also on what is wrong when clean, which it may keep"
     evaded = record.rejection[0]
     assert evaded.unthresholded >= evaded.robust_error
     assert evaded.auc is not None

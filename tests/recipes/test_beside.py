@@ -91,10 +91,20 @@ def test_the_table_and_compare_show_it(folder, capsys):
     assert {line.split()[0] for line in shown.splitlines()[2:5]} == {"run/hardened", "run/undefended", "run/pgd_at"}
 
 
+def test_examples_are_transferred_from_it(folder):
+    record, peer = (read_evaluation(folder / "evaluation" / role) for role in ("hardened", "pgd_at"))
+    names = {attack.name for attack in record.attacks if attack.family == "transfer"}
+    assert names == {"transfer_undefended", "transfer_pgd_at"}
+    assert {attack.name for attack in peer.attacks if attack.family == "transfer"} == {"transfer_undefended"}
+
+
 def test_a_second_evaluation_finds_it_again(folder, capsys):
+    place = folder / "evaluation" / "hardened"
+    before = read_evaluation(place)
     with pytest.raises(SystemExit):
-        main(["evaluate", str(folder), "--suite", "quick"])
+        main(["evaluate", str(folder), "--suite", "quick", "--output", str(place)])
     assert "pgd_at with as many updates keeps" in capsys.readouterr().out
+    assert read_evaluation(place).attacks == before.attacks
 
 
 def test_a_model_it_is_compared_with_is_called_by_its_method(folder, tmp_path, capsys):
