@@ -60,6 +60,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(border, name, 2.0)
     monkeypatch.setattr(mlflow_upload, "_PAUSES", (0.2,))
     monkeypatch.setattr(mlflow_upload, "_INTERVAL", 0.1)
+    monkeypatch.setattr("art_ext.lifecycle.sync._TIMEOUT", 5)
     real = mlflow_upload.Uploader.__init__
     monkeypatch.setattr(mlflow_upload.Uploader, "__init__", lambda self, *args: real(self, *args, timeout=1))
 
