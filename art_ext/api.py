@@ -63,7 +63,7 @@ from art_ext.parts.precision import at_least_float32
 from art_ext.parts.ranges import Growing, OfEps, Uniform, warm_up
 from art_ext.parts.risks import Augment, Clean, Madry, Mixed, Risk, Terms, both
 from art_ext.parts.strongest import Strongest
-from art_ext.parts.surgery import ReplaceHead, Surgery, find_head, probe, put
+from art_ext.parts.surgery import MethodHead, ReplaceHead, Surgery, find_head, method_head, probe, put
 from art_ext.parts.targeted import EveryTarget, RandomTarget, wrong_classes
 from art_ext.parts.targets import Target
 from art_ext.plan import Plan, Scores, Update, thresholded_worst_case, worst_case
@@ -105,6 +105,7 @@ __all__ = [
     "Keys",
     "Linf",
     "Madry",
+    "MethodHead",
     "Mixed",
     "ModelEntry",
     "ModelError",
@@ -163,6 +164,7 @@ __all__ = [
     "log_confidence",
     "log_mean_softmax",
     "margin",
+    "method_head",
     "norm_named",
     "objective_named",
     "objectives_for",

@@ -164,7 +164,9 @@ def complaints(error: ValidationError, data: Any) -> list[tuple[tuple[int | str,
                 place = item["loc"][:depth]
                 break
         found.setdefault(place, []).append(cast(Complaint, item))
-    return list(found.items())
+    # a sequence is too short for want of the items that are wrong themselves
+    inside = {place[:depth] for place in found for depth in range(len(place))}
+    return [(at, items) for at, items in found.items() if at not in inside or items[0]["type"] != "too_short"]
 
 
 def problem(items: Sequence[Complaint], place: Sequence[int | str], prefix: str, model: type[BaseModel]) -> str:

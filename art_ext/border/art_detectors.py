@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from inspect import Parameter, signature
 from typing import Any, ClassVar
@@ -33,7 +34,7 @@ class MethodDetector(EvasionDetector):
         classifier: a `PyTorchClassifier`, trained; neither its weights nor its modes change.
         detector: the score.
         tpr: share of correctly classified clean images that must be kept, in (0, 1].
-        held_out: share of the rows given to `fit`, the last ones, that sets the threshold of a
+        held_out: share of the rows given to `fit`, evenly spread over them, that sets the threshold of a
             detector with a bank, since the bank must not hold them; others use all rows.
 
     Raises:
@@ -67,7 +68,8 @@ class MethodDetector(EvasionDetector):
 
         Raises:
             DataError: for arrays that cannot be used.
-            ConfigError: when no image is classified correctly, or an argument is not known.
+            ConfigError: when no image is classified correctly, when the threshold would reject nothing, or an
+                argument is not known.
         """
         self._refuse(kwargs, "fit")
         view, images = self._images(x)
@@ -76,13 +78,18 @@ class MethodDetector(EvasionDetector):
         if not self.detector.has_bank:
             self.detector.calibrate(out, labels, self.tpr)
             return
-        cut = int(len(labels) * (1 - self.held_out))
-        if not 0 < cut < len(labels):
+        apart = spread(len(labels), self.held_out)
+        if not 0 < int(apart.sum()) < len(labels):
             raise ConfigError(
                 f"{len(labels)} images are too few for the bank of {self.detector.name} and its threshold; give more"
             )
-        self.detector.fit(_rows(out, slice(0, cut)), labels[:cut])
-        self.detector.calibrate(_rows(out, slice(cut, None)), labels[cut:], self.tpr)
+        self.detector.fit(_rows(out, ~apart), labels[~apart])
+        if self.detector.calibrate(_rows(out, apart), labels[apart], self.tpr) == -math.inf:
+            self.detector.threshold = None
+            raise ConfigError(
+                f"the threshold of {self.detector.name} would keep everything, since its bank has no images of some "
+                "class; give fit images of each class"
+            )
 
     def detect(self, x: Any, batch_size: int = 128, **kwargs: Any) -> tuple[dict[str, Any], Any]:
         """Which images to reject.
@@ -183,5 +190,11 @@ class ScoreDetector(MethodDetector):
         self.detector = fresh
 
 
-def _rows(out: Outputs, rows: slice) -> Outputs:
+def spread(n: int, share: float) -> Tensor:
+    """(n,) bool: `share` of n rows, as evenly apart as can be, so that rows in the order of their classes do too."""
+    steps = (torch.arange(n + 1, dtype=torch.float64) * share + 1e-9).floor()
+    return steps[1:] > steps[:-1]
+
+
+def _rows(out: Outputs, rows: Tensor) -> Outputs:
     return Outputs(out.logits[rows], {name: value[rows] for name, value in out.extras.items()})

@@ -97,6 +97,7 @@ class Fit:
         self.update = self.parts.update
         self._layers = self.parts.layers
         self.raw_optimizer = optimizer
+        self._own_groups = len(optimizer.param_groups)
         self._undo = [change(optimizer, net) for _, change in plan.arrangements]
         self._came_in = [number_types(module) for module in (net, *(helper.module for helper in plan.helpers))]
         self.wrapped, self.optimizer = run.place(net, optimizer)
@@ -406,10 +407,14 @@ class Fit:
     def _step_scheduler(self, metrics: Mapping[str, float]) -> None:
         if self.scheduler is None:
             return
+        groups = self.raw_optimizer.param_groups
+        added = groups[self._own_groups :]  # a scheduler counts the groups that it was made for; these follow them
+        del groups[self._own_groups :]
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.scheduler.step(metrics.get("train/loss", 0.0))
         else:
             self.scheduler.step()
+        groups.extend(added)
 
 
 def _weights(module: nn.Module) -> dict[str, Tensor]:

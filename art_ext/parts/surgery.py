@@ -96,19 +96,48 @@ def put(model: nn.Module, path: str, new: nn.Module) -> None:
     setattr(parent, name, new.train(old.training))
 
 
+class MethodHead(nn.Module):
+    """Base of heads that a method puts in. There is one at most: inside another, logits would be no longer its own."""
+
+
+def method_head(model: nn.Module, kind: type[MethodHead]) -> MethodHead | None:
+    """The network's head of that kind, from a training before this one; None where it has no method's head.
+
+    Raises:
+        ModelError: for one of another kind.
+    """
+    found = next((module for module in model.modules() if isinstance(module, MethodHead)), None)
+    if found is not None and not isinstance(found, kind):
+        raise ModelError(
+            f"the network has a {type(found).__name__}, which another method put in, and a {kind.__name__} cannot take "
+            "its place; start from a network that was trained without that method"
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class ReplaceHead:
     """Replaces the head by `make(old head, width of the features, classes)`; `kind` is what it makes.
 
-    A head of that kind is left alone.
+    A head of that kind is left alone where it is the `same` as would be made.
+
+    Raises:
+        ModelError: for a network with another method's head, or one of the same kind with other options.
     """
 
-    make: Callable[[nn.Module, int, int], nn.Module]
-    kind: type[nn.Module]
+    make: Callable[[nn.Module, int, int], MethodHead]
+    kind: type[MethodHead]
     path: str | None = None
+    same: Callable[[Any], bool] = lambda head: True
 
     def __call__(self, model: nn.Module, facts: Facts) -> nn.Module:
-        if any(isinstance(module, self.kind) for module in model.modules()):
+        known = method_head(model, self.kind)
+        if known is not None:
+            if not self.same(known):
+                raise ModelError(
+                    f"the network's {type(known).__name__} was made with other options than those asked for; "
+                    "give the same, or start from a network without it"
+                )
             return model
         path, head = find_head(model, facts, self.path)
         width = getattr(head, "in_features", None)

@@ -229,7 +229,13 @@ def _takes_batches(name: str, attack: Any, x: Any, y: Any, found: Any) -> None:
 def _may_be_targeted(name: str, attack: Any, x: Any, y: Any) -> None:
     if "targeted" not in attack.attack_params or attack.targeted:
         return
-    attack.set_params(targeted=True)
+    try:
+        attack.set_params(targeted=True)
+    except ValueError as error:
+        words = _line(f"{name}.set_params(targeted=True)", error)
+        assert "targeted" in words, f"{name} cannot be targeted and does not say so: {words}"
+        assert not attack.targeted, f"{name} refuses to be targeted, and is so afterwards"
+        return
     _refused(f"{name}.generate without the targets it is told to reach", lambda: attack.generate(x))
     try:
         found = attack.generate(x, (y + 1) % FACTS.n_classes)

@@ -56,10 +56,11 @@ def random_centers(n_classes: int, dim: int, norm: float, seed: int) -> Tensor:
 
 
 def optimised_centers(n_classes: int, dim: int, norm: float) -> Tensor:
-    """Centres whose largest pairwise inner product is as small as can be found; (L, d).
+    """Centres whose largest pairwise inner product is made small; (L, d).
 
-    A simplex where d >= L - 1; +-e_i where L <= 2 d; a regular polygon where d = 2; otherwise Adam
-    on unit vectors, from a fixed seed.
+    The minimum in closed form: a simplex where d >= L - 1; +-e_i where L <= 2 d; a regular polygon where d = 2.
+    Otherwise the authors' 10,000 steps of Adam at 1e-4 on unit vectors, from a fixed seed, which end above it:
+    at 0.67 for L = 12, d = 3, whose best is 0.447.
 
     Raises:
         ConfigError: for d = 1 and more than two classes, whose centres would coincide.

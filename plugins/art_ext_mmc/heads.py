@@ -9,13 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from art_ext.api import Facts, ModelError, ReplaceHead, offer
+from art_ext.api import Facts, MethodHead, ModelError, ReplaceHead, method_head, offer
 from art_ext_mmc.losses import diagonal_forms, quadratic_forms, squared_distances
 
 Shape = Literal["identity", "diagonal", "full"]
 
 
-class MMHead(nn.Module):
+class MMHead(MethodHead):
     """z = W x + b without an activation, then h_l = -scale |z - mu_l|^2 with fixed centres.
 
     Args:
@@ -37,7 +37,7 @@ class MMHead(nn.Module):
         return -self.scale * squared_distances(self.embed(features), self.centers)
 
 
-class QuadraticHead(nn.Module):
+class QuadraticHead(MethodHead):
     """h_l = -(z - mu_l)^T S_l (z - mu_l) + B_l with trained mu, S and B: a g-SCE head.
 
     `shape` says what S_l is: I / 2, a positive diagonal, or A_l^T A_l. With `log_determinant` B_l is
@@ -54,7 +54,7 @@ class QuadraticHead(nn.Module):
         self, in_features: int, n_classes: int, dim: int | None, shape: Shape, *, log_determinant: bool = False
     ) -> None:
         super().__init__()
-        self.in_features, self.shape, self.log_determinant = in_features, shape, log_determinant
+        self.in_features, self.dim, self.shape, self.log_determinant = in_features, dim, shape, log_determinant
         self.embed = nn.Identity() if dim is None else nn.Linear(in_features, dim)
         d = dim or in_features
         self.mu = nn.Parameter(torch.randn(n_classes, d))
@@ -83,7 +83,7 @@ class QuadraticHead(nn.Module):
         return -0.5 * self.log_variance.sum(1) if self.shape == "diagonal" else like.new_zeros(())
 
 
-class CenterHead(nn.Module):
+class CenterHead(MethodHead):
     """A linear head beside a trained centre per class (Wen et al., ECCV 2016).
 
     Offers "center_distances", |x - c_l|^2 with a gradient in the features x alone, and
@@ -116,8 +116,8 @@ class FixCenters:
 
     def __call__(self, model: nn.Module, facts: Facts) -> nn.Module:
         centers = self.centers(facts.n_classes)
-        known = next((module for module in model.modules() if isinstance(module, MMHead)), None)
-        if known is None:
+        known = method_head(model, MMHead)
+        if not isinstance(known, MMHead):
             return ReplaceHead(lambda old, width, k: MMHead(width, centers, self.scale), MMHead)(model, facts)
         if known.scale != self.scale or known.centers.shape != centers.shape or not torch.allclose(
             known.centers.double().cpu(), centers, rtol=1e-5, atol=1e-5 * float(centers.norm())

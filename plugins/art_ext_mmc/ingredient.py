@@ -180,8 +180,12 @@ class _Quadratic(Ingredient):
     log_determinant: ClassVar[bool] = False
 
     def _head(self, shape: Shape) -> ReplaceHead:
-        make = partial(_quadratic_head, dim=self.dim, shape=shape, log_determinant=self.log_determinant)
-        return ReplaceHead(make, QuadraticHead)
+        wanted = (self.dim, shape, self.log_determinant)
+        return ReplaceHead(
+            partial(_quadratic_head, dim=self.dim, shape=shape, log_determinant=self.log_determinant),
+            QuadraticHead,
+            same=lambda head: (head.dim, head.shape, head.log_determinant) == wanted,
+        )
 
 
 def _quadratic_head(

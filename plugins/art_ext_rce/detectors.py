@@ -76,7 +76,7 @@ class _BankOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     per_class: PerClass
-    seed: Annotated[int, Field(strict=True)]
+    seed: Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)]
 
 
 class _Banked(_Fooled):

@@ -14,12 +14,14 @@ from art_ext.api import (
     Detector,
     Facts,
     Ingredient,
+    MethodHead,
     Outputs,
     Paper,
     Plan,
     Positive,
     at_least_float32,
     find_head,
+    method_head,
     put,
     thresholded_worst_case,
 )
@@ -27,7 +29,7 @@ from art_ext_rce.detectors import MAKERS, RCE_SIGMA2, DetectorNames, KDensity, P
 from art_ext_rce.formulas import rce_loss
 
 
-class Negate(nn.Module):
+class Negate(MethodHead):
     """A head with its sign turned, so that whoever uses the network sees the reversed logits -Z."""
 
     def __init__(self, head: nn.Module) -> None:
@@ -45,8 +47,12 @@ def is_negated(model: nn.Module) -> bool:
 
 
 def negate_head(model: nn.Module, facts: Facts) -> nn.Module:
-    """Puts the network's head into `Negate`, once."""
-    if not is_negated(model):
+    """Puts the network's head into `Negate`, once.
+
+    Raises:
+        ModelError: for a network with another method's head.
+    """
+    if method_head(model, Negate) is None:
         path, head = find_head(model, facts)
         put(model, path, Negate(head))
     return model

@@ -89,18 +89,22 @@ class SwapActivation:
         """Swaps.
 
         Raises:
-            ModelError: for a network that has no activation to swap, or calls one as a function.
+            ModelError: for a network that has no activation to swap, or calls one as a function; it stays as it was.
         """
         kind, wanted, found = KINDS[self.to], _options(self.make()), False
+        taken_out: list[tuple[str, nn.Module]] = []
         for path, module in list(model.named_modules(remove_duplicate=False)):
             if type(module) is kind and _options(module) == wanted:
                 found = True
             elif type(module) is kind or type(module).__name__ in SWAPPED or isinstance(module, nn.ReLU):
                 put(model, path, self.make())
+                taken_out.append((path, module))
                 found = True
         with frozen(model), torch.no_grad(), _Calls(kind.__name__) as calls:
             model(probe(model, facts))
         for name, times in (+calls.met).items():
+            for path, module in taken_out:
+                put(model, path, module)
             raise ModelError(
                 f"{type(model).__name__} calls {name} as a function ({times} times a pass), which cannot be swapped; "
                 f"write it with nn.{name} modules, or choose the activation where the network is built"

@@ -163,6 +163,8 @@ class OptimizerChoice(Ingredient):
     def _no_idle_momentum(self) -> Self:
         if self.kind in ("adam", "adamw") and self.changed("momentum"):
             raise ValueError(f"momentum has no effect on {self.kind}; leave it out, or set kind to sgd or nesterov")
+        if self.kind == "nesterov" and not self.momentum:
+            raise ValueError("nesterov without momentum is plain sgd; set momentum above 0, or kind to sgd")
         return self
 
     def apply(self, plan: Plan) -> Plan:

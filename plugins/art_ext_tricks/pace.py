@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from art_ext.api import Count, Ingredient, Plan, Positive, Progress, warm_up
+from art_ext.api import Count, Ingredient, Plan, Positive, Problem, Progress, warm_up
 from art_ext_tricks.formulas import PAPER, scaled_rate
 
 
@@ -37,6 +37,15 @@ class Scale:
         return f"times batch / {self.base}"
 
 
+def scaled_by(plan: Plan, by: Ingredient, base: int) -> Plan:
+    """Adds `Scale`; a second one, of another ingredient, is a problem that names both."""
+    for other, factor in plan.paces:
+        if isinstance(factor, Scale):
+            said = f"{other} and {by.name} both scale the learning rate with the batch; remove one of them"
+            plan = plan.object_to(Problem(said, (other, by.name)))
+    return plan.pace(by, Scale(base))
+
+
 class LRWarmUp(Ingredient):
     """The learning rate rises over the first epochs, under any schedule. The paper saw no effect."""
 
@@ -58,4 +67,4 @@ class ScaleLR(Ingredient):
     base: Annotated[Count, Field(description="images in the batch that the given rate is meant for")] = 128
 
     def apply(self, plan: Plan) -> Plan:
-        return plan.pace(self, Scale(self.base))
+        return scaled_by(plan, self, self.base)

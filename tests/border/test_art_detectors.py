@@ -8,7 +8,7 @@ from art.estimators.classification import PyTorchClassifier
 from art.exceptions import EstimatorError
 from torch import nn
 
-from art_ext.border.art_detectors import MethodDetector
+from art_ext.border.art_detectors import MethodDetector, spread
 from art_ext.errors import ConfigError, DataError
 from art_ext.parts.detectors import Confidence, Detector
 
@@ -64,11 +64,22 @@ def test_the_threshold_of_a_bank_is_set_on_other_rows(classifier):
     detector.fit(x, y)
     assert len(detector.detector.bank) == 40
     scores = detector.detect(x)[0]["scores"]
-    assert np.abs(scores[:40]).max() < 1e-3
-    assert scores[40:].max() < 0
-    assert detector.threshold == sorted(scores[40:])[1]
+    apart = np.arange(50) % 5 == 4
+    assert np.abs(scores[~apart]).max() < 1e-3
+    assert scores[apart].max() < 0
+    assert detector.threshold == sorted(scores[apart])[1]
     with pytest.raises(ConfigError, match="too few"):
         MethodDetector(classifier, Nearest(), held_out=0.5).fit(x[:1], y[:1])
+
+
+@pytest.mark.parametrize(
+    ("n", "share", "count"), [(10, 0.1, 1), (9, 0.1, 0), (100, 0.29, 29), (7, 0.5, 3), (3, 0.999, 2)]
+)
+def test_held_out_rows_are_spread_over_all(n, share, count):
+    places = spread(n, share).nonzero().squeeze(1)
+    assert len(places) == count
+    gaps = torch.diff(places)
+    assert count < 3 or int(gaps.max() - gaps.min()) <= 1
 
 
 def test_the_model_keeps_its_modes_flags_and_statistics(classifier):

@@ -13,6 +13,7 @@ from tiny import plain_network
 from torch import nn
 
 import art_ext_mmc as mmc
+import art_ext_rce as rce
 from art_ext.api import (
     PGD,
     ComposeError,
@@ -649,6 +650,45 @@ def test_art_trains_the_new_head_and_the_attacks_find_its_weakness():
     picked = np.arange(len(y)), goal
     assert (victim.predict(hit)[picked] >= victim.predict(x)[picked]).all()
     assert (victim.predict(adv).argmax(1) != y).mean() > 0.3
+
+
+HEADS = {
+    "mmc": lambda victim: mmc.MMCTrainer(victim, dim=8, track=False),
+    "center_loss": lambda victim: mmc.CenterLossTrainer(victim, track=False),
+    "l_gm": lambda victim: mmc.LGMTrainer(victim, track=False),
+    "rce": lambda victim: rce.RCETrainer(victim, track=False),
+}
+
+
+@pytest.mark.parametrize("before", HEADS)
+@pytest.mark.parametrize("after", HEADS)
+def test_a_head_goes_neither_into_nor_around_that_of_another_method(before, after):
+    victim, (x, y) = classifier(), separable()
+    HEADS[before](victim).fit(x, y, nb_epochs=1, batch_size=20)
+    if before == after:
+        HEADS[after](victim).fit(x, y, nb_epochs=1, batch_size=20)
+        return
+    weights = {name: value.clone() for name, value in victim.model.state_dict().items()}
+    with pytest.raises(ModelError, match=r"which another method put in|rce cannot train this classifier"):
+        HEADS[after](victim).fit(x, y, nb_epochs=1, batch_size=20)
+    assert all(torch.equal(value, weights[name]) for name, value in victim.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (lambda v: mmc.LGMTrainer(v, track=False), lambda v: mmc.LGMTrainer(v, covariance="diagonal", track=False)),
+        (lambda v: mmc.GSCETrainer(v, dim=8, track=False), lambda v: mmc.GSCETrainer(v, dim=4, track=False)),
+        (lambda v: mmc.GSCETrainer(v, shape="full", track=False), lambda v: mmc.LGMTrainer(v, track=False)),
+    ],
+    ids=["covariance", "dim", "method"],
+)
+def test_a_head_with_other_options_is_refused(first, second):
+    victim, (x, y) = classifier(), separable()
+    first(victim).fit(x, y, nb_epochs=1, batch_size=20)
+    first(victim).fit(x, y, nb_epochs=1, batch_size=20)
+    with pytest.raises(ModelError, match=r"QuadraticHead was made with other options than those asked for"):
+        second(victim).fit(x, y, nb_epochs=1, batch_size=20)
 
 
 def test_a_cross_entropy_attack_looks_weaker_than_the_adaptive_one():

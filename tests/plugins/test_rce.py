@@ -51,6 +51,7 @@ from art_ext.host.recipe import load_recipe
 from art_ext.parts.evading import EvadingScore, label_first, shortfall
 from art_ext.parts.surgery import find_head
 from art_ext_baselines import PGDAT, TRADES
+from art_ext_rce.ingredient import negate_head
 
 FACTS = Facts(4, (1, 6, 6))
 ENTRIES = {entry.name: entry for entry in (*attacks.art_ext_attacks(), *rce.art_ext_attacks())}
@@ -678,6 +679,7 @@ def test_a_recipe_does_not_go_on_from_weights_that_rce_did_not_train(tmp_path):
         ("KDensityDetector", {"sigma2": -1}, "k_density.sigma2: input should be 'median' or greater than 0, got -1"),
         ("KDensityDetector", {"per_class": 2.5}, "k_density.per_class: input should be a valid integer, got 2.5"),
         ("KDensityDetector", {"per_class": 1}, "k_density.per_class: input should be greater than or equal to 2"),
+        ("KDensityDetector", {"seed": 2**70}, "k_density.seed: input should be less than 9223372036854775808"),
         ("KDensityDetector", {"seed": "a"}, "k_density.seed: input should be a valid integer, got 'a'"),
         ("LIDDetector", {"k": "a"}, "lid.k: input should be a valid integer, got 'a'"),
         ("LIDDetector", {"k": 2.5}, "lid.k: input should be a valid integer, got 2.5"),
@@ -706,8 +708,9 @@ def test_art_attacks_of_the_paper_refuse_what_they_do_not_have(victim):
     for unready in (rce.KDensityDetector(art_victim), rce.KDensity()):
         with pytest.raises(ConfigError, match=r"cw_wb\.detector: k_density is not fitted yet; fit it"):
             rce.CWWhiteBoxAttack(art_victim, detector=unready)
-        with pytest.raises(ConfigError, match=r"evade_detectors\.detectors\.0: k_density has no threshold yet; fit it"):
+        with pytest.raises(ConfigError, match=r"detectors\.0: k_density has no threshold yet; fit it") as said:
             attacks.EvadeDetectorsAttack(art_victim, detectors=(unready,))
+        assert "at least 1 item" not in str(said.value)
     with pytest.raises(ConfigError, match=r"cw_wb\.detector: input should be an instance of KDensity"):
         rce.CWWhiteBoxAttack(art_victim, detector=rce.ConfidenceDetector(art_victim))
 
@@ -724,6 +727,38 @@ def test_art_attacks_take_art_s_detectors_as_well_as_their_scores(victim):
         options = {"steps": 4, "search_steps": 2} if name == "detector" else {"steps": 4, "eps": 0.2}
         made = [attack(art_victim, **{name: wrap(one)}, **options) for one in (detector, detector.detector)]
         assert (made[0].generate(x[:6], y[:6]) == made[1].generate(x[:6], y[:6])).all()
+
+
+def test_images_in_the_order_of_their_classes_give_every_class_a_bank(victim):
+    art_victim, _, images, labels, _ = victim
+    order = labels.argsort(stable=True)
+    x, y = images[order].numpy(), labels[order].numpy()
+    detector = rce.KDensityDetector(art_victim, sigma2="median", tpr=0.9)
+    detector.fit(x, y)
+    assert all(len(members) > 0 for members in detector.detector.bank)
+    assert math.isfinite(detector.threshold)
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).numpy()
+    assert detector.detect(noise)[1].mean() > detector.detect(x)[1].mean() + 0.2
+
+    right = art_victim.predict(x).argmax(1) == y
+    last = int((right & (y == y[0])).nonzero()[0][0])
+    others = (right & (y != y[0])).nonzero()[0][:9]
+    lacking = rce.KDensityDetector(art_victim, sigma2="median")
+    with pytest.raises(ConfigError, match=r"threshold of k_density would keep everything, .* some class; give fit"):
+        lacking.fit(x[[*others, last]], y[[*others, last]])
+    assert lacking.threshold is None
+
+
+def test_the_usual_sigma2_is_that_of_the_network_s_training():
+    plain = classifier()
+    assert rce.KDensityDetector(plain).detector.sigma2 == pytest.approx(1 / 0.26)
+    turned = classifier()
+    negate_head(turned.model, Facts(3, (1, 6, 6)))
+    assert rce.KDensityDetector(turned).detector.sigma2 == pytest.approx(0.1 / 0.26)
+    assert rce.KDensityDetector(turned, sigma2=2.0).detector.sigma2 == 2.0
+    changed = rce.KDensityDetector(plain)
+    changed.set_params(per_class=50)
+    assert (changed.detector.sigma2, changed.detector.per_class) == (pytest.approx(1 / 0.26), 50)
 
 
 @pytest.mark.parametrize("kind", ["ConfidenceDetector", "NonMaxEntropyDetector", "KDensityDetector", "LIDDetector"])

@@ -502,6 +502,32 @@ def test_spared_vectors_follow_every_schedule():
     assert len(group["params"]) == len(list(model.parameters()))
 
 
+SCHEDULERS = {
+    "LambdaLR": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: 0.1**epoch),
+    "CyclicLR": lambda o: torch.optim.lr_scheduler.CyclicLR(o, 0.01, 0.1, step_size_up=2),
+    "WarmRestarts": lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 2),
+    "SequentialLR": lambda o: torch.optim.lr_scheduler.SequentialLR(
+        o, [torch.optim.lr_scheduler.ConstantLR(o, 0.5, 1), torch.optim.lr_scheduler.StepLR(o, 1)], [1]
+    ),
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=4),
+    "Plateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0, min_lr=[0.001]),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_spared_vectors_go_with_each_of_torch_s_schedulers(kind):
+    x, y = data()
+
+    def rates(ingredients):
+        art, seen = classifier(network().float()), []
+        art.optimizer.register_step_post_hook(lambda o, a, k: seen.append([g["lr"] for g in o.param_groups]))
+        trainer = RecipeTrainer(art, ingredients, track=False, verbose=False)
+        trainer.fit(x.numpy(), y.numpy(), nb_epochs=3, batch_size=24, scheduler=SCHEDULERS[kind](art.optimizer))
+        return seen
+
+    assert rates([WeightDecay(on="kernels")]) == [2 * row for row in rates([])]
+
+
 @pytest.mark.parametrize(("on", "axes"), [("all", 0), ("kernels", 2), ("conv", 4)])
 def test_weight_decay_on_some_tensors_takes_the_steps_of_a_plain_loop(on, axes):
     ours, _ = fit([WeightDecay(on=on)], network(), sgd={**SGD, "weight_decay": 0.1})
@@ -630,6 +656,8 @@ def test_a_relu_that_is_called_as_a_function_is_refused(call):
     with pytest.raises(ModelError, match=r"Functional calls ReLU as a function .* write it with nn\.ReLU modules"):
         SwapActivation("softplus")(model, FACTS)
     assert model.training
+    assert type(model.act) is nn.ReLU, "not half changed"
+    assert model.act.training
 
 
 @pytest.mark.parametrize(
@@ -807,7 +835,7 @@ def test_bag_around_another_method_changes_its_training():
 
 def test_bag_is_the_sum_of_its_tricks():
     whole, _ = fit([Bag(eps=0.2, steps=3, step_size=0.1, smoothing=0.2, bn="train", decay_on="kernels")], network())
-    tricks = [AT, Smooth(amount=0.2), TrainBN(), WeightDecay(on="kernels")]
+    tricks = [AT, Smooth(amount=0.2), TrainBN(), WeightDecay(on="kernels"), ScaleLR()]
     summed, _ = fit(tricks, network())
     assert_same(whole, summed, atol=0)
 
@@ -821,6 +849,16 @@ def test_bag_contradicts_what_it_has_itself():
         parts(WeightDecay(value=5e-4, on="conv"), Bag())
     with pytest.raises(ComposeError, match="bag and smooth both set the target"):
         parts(Bag(smoothing=0.1), Smooth())
+    for pair, names in (([Bag(), ScaleLR(base=64)], "bag and scale_lr"), ([ScaleLR(), Bag()], "scale_lr and bag")):
+        with pytest.raises(ComposeError, match=f"{names} both scale the learning rate with the batch; remove one"):
+            parts(*pair)
+    parts(Bag(scale_lr=False), ScaleLR(base=64))
+
+
+def test_bag_s_rate_is_meant_for_128_images():
+    for rows, factor in ((128, 1.0), (512, 4.0), (32, 0.25)):
+        assert Plan.of([Bag()], FACTS).paced(Progress(0.0, 110), rows) == factor
+        assert Plan.of([Bag(scale_lr=False)], FACTS).paced(Progress(0.0, 110), rows) == 1.0
 
 
 def test_bag_through_art():
