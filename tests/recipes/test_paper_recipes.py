@@ -129,7 +129,8 @@ def test_it_is_planned_as_for_the_real_data(path):
     train = recipe.train.tuned(plan.settings)
     assert plan.warmup_epochs() < train.epochs
     assert find_threat(recipe, plan).eps > 0
-    context = EvaluationContext(plan, recipe.threat.norm if recipe.threat else "linf", 0.03, facts.clip)
+    norm, rejecting = recipe.threat.norm if recipe.threat else "linf", plan.compose().detectors
+    context = EvaluationContext(plan, norm, 0.03, facts.clip, detectors=rejecting)
     built = [named for entry, options in recipe.attacks() for named in entry.build(options, context)]
     assert len(distinct(built)) == len(built) > 0, "an evaluation is asked for, and nothing twice"
 
@@ -224,7 +225,8 @@ def test_what_heads_say_to_set_can_be_set():
             facts = SHAPES[recipe.data.name]
             plan = recipe.plan(facts)
             threat = find_threat(recipe, plan)
-            context = EvaluationContext(plan, threat.norm, threat.eps, facts.clip)
+            rejecting = plan.compose().detectors
+            context = EvaluationContext(plan, threat.norm, threat.eps, facts.clip, detectors=rejecting)
             assert all(entry.build(options, context) for entry, options in recipe.attacks())
             assert recipe.resolved() != load_recipe(path).resolved(), f"{path.stem}: {changes} change nothing"
             found += 1
