@@ -89,7 +89,7 @@ def test_names_and_options_that_art_does_not_have_are_refused():
         ("ProjectedGradientDescent", {}, "l0", "knows the norms linf, l2, l1, not l0"),
     ):
         with pytest.raises(ConfigError, match=said):
-            wrapped(attack, options, context(norm))
+            wrapped(attack, options, context(norm, 3.0 if norm == "l0" else 0.1))
 
 
 def test_a_recipe_names_it():

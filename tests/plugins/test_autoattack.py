@@ -605,7 +605,7 @@ def test_impossible_attacks_are_refused_in_one_line():
         APGD(norm_named("l0", 3))
     for name in ("apgd", "fab", "square", "autoattack"):
         with pytest.raises(ConfigError, match="not in l0"):
-            built(name, norm="l0")
+            built(name, norm="l0", eps=3)
     with pytest.raises(ConfigError, match="targets go with the objective dlr"):
         APGD(Linf(0.1), targets=2)
     with pytest.raises(ConfigError, match="larger balls are l1's alone"):

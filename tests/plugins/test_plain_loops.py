@@ -72,7 +72,7 @@ LOOPS = {
     "optimizer, nesterov": (OptimizerChoice(kind="nesterov"), {"nesterov": True}),
     "bag": (
         Bag(activation="softplus", smoothing=0.1, bn="train"),
-        {"bn": "train", "smoothing": 0.1, "act": nn.Softplus()},
+        {"bn": "train", "smoothing": 0.1, "act": nn.Softplus(), "rate": lambda t: 8 / 128},
     ),
 }
 
